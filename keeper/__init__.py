@@ -1,0 +1,1 @@
+"""A liquidation keeper: watch, plan, prove by simulation, send."""

@@ -1,0 +1,1 @@
+"""The node: connection and failover, heads and reorganisations, logs, batched views."""

@@ -1,0 +1,1 @@
+"""Integer arithmetic with the rounding in the name."""

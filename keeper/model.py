@@ -1,0 +1,371 @@
+"""The frozen values that flow from a chain head to the journal.
+
+Units: amounts are base units of their token; native amounts and fees are wei; health factors are wad (1e18);
+prices are the market's base currency per *whole* token (scale stated by `Position.base_unit`); times are Unix seconds.
+Addresses and hashes are lower-case ``0x`` strings inside the process; `checksum` is for what a person reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+from eth_utils.address import is_hex_address, to_checksum_address
+
+Address = NewType("Address", str)
+Hash = NewType("Hash", str)
+
+ZERO_ADDRESS = Address("0x" + "00" * 20)
+MAX_UINT256 = 2**256 - 1
+WAD = 10**18
+
+
+def address(value: str | bytes) -> Address:
+    """Normalise 20 bytes or a hex string of any case; raises ValueError on anything else."""
+    text = "0x" + value.hex() if isinstance(value, bytes) else value.lower()
+    if not is_hex_address(text) or not text.startswith("0x"):
+        raise ValueError(f"{value!r} is not an address")
+    return Address(text)
+
+
+def checksum(value: Address) -> str:
+    """EIP-55 form, for people."""
+    return to_checksum_address(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An ERC-20 as the keeper knows it."""
+
+    address: Address
+    symbol: str
+    decimals: int
+
+
+# ---------------------------------------------------------------------------------------------------- chain
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A block header; every read of a pass is made at `hash`."""
+
+    number: int
+    hash: Hash
+    parent_hash: Hash
+    timestamp: int
+    base_fee: int
+    gas_used: int = 0
+    gas_limit: int = 30_000_000
+
+    def next_base_fee(self) -> int:
+        """Base fee of the child block in wei, exact (EIP-1559, elasticity 2, denominator 8)."""
+        target = self.gas_limit // 2
+        if target == 0 or self.gas_used == target:
+            return self.base_fee
+        if self.gas_used > target:
+            return self.base_fee + max(self.base_fee * (self.gas_used - target) // target // 8, 1)
+        return self.base_fee - self.base_fee * (target - self.gas_used) // target // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One event. `topics[0]` is the signature hash; all topics are lower-case 0x hex of 32 bytes."""
+
+    address: Address
+    topics: tuple[str, ...]
+    data: bytes
+    block_number: int
+    log_index: int
+    tx_hash: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A header and the watched logs in it, in log-index order."""
+
+    head: Head
+    logs: tuple[Log, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a mirror wants from `eth_getLogs`: any of these topic0 at any of these addresses."""
+
+    addresses: frozenset[Address]
+    topics: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A view call to be made at the pass's block."""
+
+    to: Address
+    data: bytes
+
+
+# ------------------------------------------------------------------------------------------------ positions
+
+
+@dataclass(frozen=True, slots=True)
+class Seizure:
+    """What one liquidation call moves, all in base units."""
+
+    repaid: int  # debt asset the liquidator pays
+    seized: int  # collateral asset the liquidator receives
+    protocol_fee: int  # collateral asset that goes to the protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A borrower's health at one moment, exactly as the protocol's own view states it."""
+
+    borrower: Address
+    health_factor: int  # wad; MAX_UINT256 without debt
+    collateral_value: int  # base currency
+    debt_value: int  # base currency
+
+
+class SkipReason(StrEnum):
+    """Why a liquidatable position was not acted on. Each is a counter, a journal row and a line of `explain`."""
+
+    UNPROFITABLE = "unprofitable"  # best plan does not pay for its gas
+    PROFIT_FLOOR = "profit_floor"
+    GAS_CEILING = "gas_ceiling"
+    ORACLE_GAP = "oracle_gap"
+    STALE_HEAD = "stale_head"
+    EXPOSURE = "exposure"
+    PROFIT_SANITY = "profit_sanity"
+    MARKET_UNKNOWN = "market_unknown"
+    MARKET_READ_ONLY = "market_read_only"
+    NO_ROUTE = "no_route"
+    NO_FLASH_SOURCE = "no_flash_source"
+    NO_PAIR = "no_pair"  # paused, grace period, no seizable collateral…
+    DUST_HOLE = "dust_hole"
+    COLLATERAL_DRAINED = "collateral_drained"
+    SIMULATION_REVERTED = "simulation_reverted"
+    SIMULATION_SHORT = "simulation_short"  # ran, but earned less than the floor
+    IN_FLIGHT = "in_flight"
+    COOLDOWN = "cooldown"
+    PAUSED = "paused"
+    SUPERSEDED = "superseded"  # another plan of this pass took the liquidity or the key
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A position left alone, with the numbers that decided it."""
+
+    reason: SkipReason
+    detail: str  # one sentence with numbers and units
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+
+# --------------------------------------------------------------------------------------------------- routes
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One pool trade inside a path, with its exact amounts on the state it was quoted on."""
+
+    venue: str  # name of the venue that can encode it
+    pool: Address
+    token_in: Address
+    token_out: Address
+    amount_in: int
+    amount_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Hops in trading order: `hops[i].amount_out == hops[i + 1].amount_in`."""
+
+    hops: tuple[Hop, ...]
+
+    @property
+    def amount_in(self) -> int:
+        """Base units of the first token."""
+        return self.hops[0].amount_in
+
+    @property
+    def amount_out(self) -> int:
+        """Base units of the last token."""
+        return self.hops[-1].amount_out
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One trade split over paths that share no pool; `exact_out` tells which side was fixed."""
+
+    token_in: Address
+    token_out: Address
+    paths: tuple[Path, ...]
+    gas: int
+    exact_out: bool
+
+    @property
+    def amount_in(self) -> int:
+        """Base units sold over all paths."""
+        return sum(path.amount_in for path in self.paths)
+
+    @property
+    def amount_out(self) -> int:
+        """Base units bought over all paths."""
+        return sum(path.amount_out for path in self.paths)
+
+    @property
+    def pools(self) -> frozenset[Address]:
+        """Every pool the route trades in."""
+        return frozenset(hop.pool for path in self.paths for hop in path.hops)
+
+
+@dataclass(frozen=True, slots=True)
+class FlashOffer:
+    """A loan of `amount` of `token` for the length of a callback."""
+
+    source: str  # name of the flash source that can encode it
+    lender: Address
+    token: Address
+    amount: int
+    premium: int  # base units of token, as the lender rounds
+    gas: int
+    locks: frozenset[Address] = frozenset()  # pools that cannot be traded in while the loan is open
+
+
+# ---------------------------------------------------------------------------------------------------- plans
+
+
+@dataclass(frozen=True, slots=True)
+class FeeQuote:
+    """EIP-1559 prices for the next block, in wei per gas."""
+
+    base_fee: int
+    tip: int
+
+    @property
+    def price(self) -> int:
+        """What one unit of gas is expected to cost."""
+        return self.base_fee + self.tip
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The liquidation chosen for one position, with everything it predicts.
+
+    With `loan` set, the debt asset is borrowed there; with `loan` None the `buy` route itself is a flash swap: its
+    pools hand out the debt asset first and are paid with seized collateral. `buy` turns collateral into exactly what
+    must be paid back; `sell` turns what is left into `profit_token`. Either may be None when there is nothing to trade.
+    """
+
+    market: str
+    borrower: Address
+    head: Head
+    timestamp: int  # the inclusion time the prediction is made for
+    debt: Token
+    collateral: Token
+    repay: int  # base units of debt asset, at `timestamp`
+    budget: int  # base units of debt asset funded; at least `repay`, more where interest may still accrue
+    seizure: Seizure
+    loan: FlashOffer | None
+    buy: Route | None
+    sell: Route | None
+    profit_token: Address
+    gain: int  # base units of profit_token left in the executor, before gas
+    gas: int  # units, estimated
+    fees: FeeQuote
+    sanity_bound: int  # wei: bonus × repaid value, the most a true liquidation can earn
+    health_factor: int  # wad, at `timestamp`
+
+    @property
+    def cost(self) -> int:
+        """Wei spent on gas as estimated."""
+        return self.gas * self.fees.price
+
+    @property
+    def net(self) -> int:
+        """Gain less gas, in wei."""
+        return self.gain - self.cost
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What the node said the very transaction would do at `head`."""
+
+    head: Head
+    ok: bool
+    gain: int  # wei of profit token measured by the executor
+    gas_used: int
+    revert: str | None = None  # decoded reason
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One evaluated way of liquidating a position, for `explain`."""
+
+    debt: Token
+    collateral: Token
+    repay: int
+    seized: int
+    funding: str
+    gain: int
+    gas: int
+    net: int
+    note: str = ""
+
+
+# ------------------------------------------------------------------------------------------------- attempts
+
+
+class AttemptState(StrEnum):
+    """Where an attempt stands; the last five are final."""
+
+    INTENT = "intent"  # decided, nothing signed
+    SIGNED = "signed"  # raw transaction stored, nothing sent
+    SENT = "sent"  # handed to at least one endpoint
+    MINED = "mined"
+    REVERTED = "reverted"
+    REPLACED = "replaced"  # another transaction of ours took the nonce
+    DROPPED = "dropped"  # the nonce was used by something else, or the attempt was abandoned unsent
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """No further transition is possible."""
+        return self not in (AttemptState.INTENT, AttemptState.SIGNED, AttemptState.SENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One transaction the keeper intends to land, as the journal holds it."""
+
+    id: str
+    market: str
+    borrower: Address
+    signer: Address
+    nonce: int
+    state: AttemptState
+    created_at: int
+    head_number: int
+    raw: bytes = b""
+    tx_hash: Hash | None = None
+    predicted_gain: int = 0  # wei
+    predicted_net: int = 0  # wei
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended, from the receipt."""
+
+    attempt_id: str
+    state: AttemptState
+    tx_hash: Hash | None
+    block_number: int | None
+    gas_used: int
+    gas_price: int  # wei per gas, effective
+    gain: int  # wei received by the beneficiary
+    revert: str | None = None
+
+    @property
+    def net(self) -> int:
+        """Gain less what the gas really cost, wei."""
+        return self.gain - self.gas_used * self.gas_price

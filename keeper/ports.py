@@ -1,0 +1,207 @@
+"""The interfaces between the engine and what it is made of. Adapters satisfy them structurally."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from keeper.model import Account, Address, Block, FlashOffer, Head, Hop, Read, Route, Seizure, Skip, Token, Watch
+from keeper.program import Amount, Guard, Step
+
+
+class Client(Protocol):
+    """What adapters may ask of the node. Every method may raise `Transient` or `BadData`."""
+
+    async def request(self, method: str, params: Sequence[Any]) -> Any:
+        """One JSON-RPC request, raw result."""
+
+    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        """Several requests in one round trip; the first error in it is raised."""
+
+    async def read(self, reads: Sequence[Read], at: Head) -> list[bytes | None]:
+        """View calls pinned to `at.hash`, many in one request; None where the view reverted."""
+
+    def logs(self, watch: Watch, first: int, last: int) -> Any:
+        """Async iterator of (first, last, list[Log]) ranges, in order and without gaps, both ends included."""
+
+
+class Mirror(Protocol):
+    """Something that follows the chain by its logs and steps back when blocks are undone."""
+
+    name: str
+
+    @property
+    def dirty(self) -> bool:
+        """True when something must be re-read from the node before the mirror can be trusted at this head."""
+
+    def watch(self) -> Watch:
+        """The logs it lives on."""
+
+    def reads(self) -> tuple[Read, ...]:
+        """The views it needs at every head."""
+
+    def apply(self, block: Block) -> None:
+        """Advance by one block's logs; raises BadData when one cannot be understood."""
+
+    def observe(self, head: Head, answers: Sequence[bytes | None]) -> None:
+        """Take the answers to `reads()` made at `head`."""
+
+    async def refresh(self, client: Client, head: Head) -> None:
+        """Re-read at `head` whatever made it dirty."""
+
+    def rewind(self, number: int) -> None:
+        """Return to the state after block `number`; raises BadData when it no longer knows it."""
+
+    async def load(self, client: Client, head: Head) -> None:
+        """First contact: learn everything needed before the first block is applied."""
+
+    def snapshot(self) -> bytes:
+        """Everything `restore` needs, for disk."""
+
+    def restore(self, data: bytes) -> None:
+        """The inverse of `snapshot`; raises BadData when it is of another shape or deployment."""
+
+
+class Pair(Protocol):
+    """One (debt, collateral) choice of a liquidatable position, with the contract's exact rules behind it."""
+
+    @property
+    def debt(self) -> Token: ...
+    @property
+    def collateral(self) -> Token: ...
+    @property
+    def debt_price(self) -> int:
+        """Base currency per whole token."""
+
+    @property
+    def collateral_price(self) -> int:
+        """Base currency per whole token."""
+
+    @property
+    def bonus_bps(self) -> int:
+        """Liquidation bonus over par, e.g. 500 for 5 %."""
+
+    @property
+    def feasible(self) -> tuple[tuple[int, int], ...]:
+        """Closed intervals of repay amounts the contract accepts, ascending; dust rules are the gaps between them."""
+
+    def seize(self, repay: int) -> Seizure:
+        """Exactly what repaying `repay` moves."""
+
+    def budget(self, repay: int) -> int:
+        """Debt asset to have at hand for `repay` if inclusion is a few blocks late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A borrower as exact integers at one moment, ready to be planned for."""
+
+    market: str
+    account: Account
+    head: Head
+    timestamp: int
+    base_unit: int  # 10 ** decimals of the base currency
+    native_price: int | None  # base currency per whole wrapped native token, if the market lists it
+    pairs: tuple[Pair, ...]
+    refusals: tuple[Skip, ...] = ()  # why further pairs are not offered
+
+
+@dataclass(frozen=True, slots=True)
+class Liquidation:
+    """How a protocol wants to be called: cheap guards, the steps, and the gas they are expected to take."""
+
+    guards: tuple[Guard, ...]
+    steps: tuple[Step, ...]
+    gas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Whether a market may be acted on."""
+
+    trusted: bool
+    reason: str = ""
+
+
+class Book(Mirror, Protocol):
+    """A lending market mirrored in memory, exact to the wei."""
+
+    @property
+    def status(self) -> Status:
+        """Trusted, or why not."""
+
+    def tokens(self) -> tuple[Token, ...]:
+        """Every asset of the market."""
+
+    def screen(self, timestamp: int) -> list[Address]:
+        """Borrowers that may be liquidatable at `timestamp`: possibly too many, never too few."""
+
+    def account(self, borrower: Address, timestamp: int) -> Account | None:
+        """Exact health, or None for somebody the market does not know."""
+
+    def accounts(self, timestamp: int) -> Iterable[Account]:
+        """Every borrower with debt."""
+
+    def position(self, borrower: Address, timestamp: int) -> Position | None:
+        """The exact position at `timestamp`; None when it is not liquidatable."""
+
+    def liquidation(self, pair: Pair, borrower: Address, repay: int) -> Liquidation:
+        """The executor steps for one pair and amount."""
+
+    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
+        """Compare `sample` borrowers with the protocol's own view at `head`; a Skip names the first difference."""
+
+    def distrust(self, reason: str) -> None:
+        """Make the market unknown until it is resynced."""
+
+
+class Venue(Mirror, Protocol):
+    """An AMM: it quotes exactly from local state and knows how to be traded with."""
+
+    def exact_in(self, hop: Hop, amount: Amount, recipient: Address) -> tuple[Step, ...]:
+        """Sell `amount` (known now or on chain) through the hop's pool."""
+
+    def exact_out(
+        self, hop: Hop, amount: Amount, recipient: Address, pay: Callable[[Amount], tuple[Step, ...]]
+    ) -> tuple[Step, ...]:
+        """Buy `amount`; inside the callback `pay(owed)` must bring the input to the pool."""
+
+
+class Quoter(Protocol):
+    """Exact trades over all venues on one state of the pools. Pure."""
+
+    def sell(
+        self, token_in: Address, token_out: Address, amount_in: int, avoid: frozenset[Address] = ...
+    ) -> Route | None:
+        """Best split for selling exactly `amount_in`, by output less gas; None when nothing can take it all."""
+
+    def buy(
+        self, token_in: Address, token_out: Address, amount_out: int, avoid: frozenset[Address] = ...
+    ) -> Route | None:
+        """Best split for buying exactly `amount_out`, by input plus gas."""
+
+    def after(self, route: Route) -> Quoter:
+        """The same pools once `route` has been traded."""
+
+    def spot(self, token_in: Address, token_out: Address) -> tuple[int, int] | None:
+        """Marginal price before fees of the deepest path as (out, in) base units; None without a path."""
+
+
+class FlashSource(Protocol):
+    """Somebody who lends for the length of a callback."""
+
+    name: str
+
+    def offers(self, token: Address, amount: int) -> tuple[FlashOffer, ...]:
+        """Loans it can make now, by live depth."""
+
+    def borrow(self, offer: FlashOffer, inner: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Steps that take the loan, run `inner`, and pay back with premium."""
+
+
+class Alerter(Protocol):
+    """Tells a person."""
+
+    def alert(self, name: str, message: str, *, severe: bool = False) -> None:
+        """Never blocks and never raises."""

@@ -1,0 +1,1 @@
+"""One package per lending protocol: its book, its rules, its calls."""

@@ -1,0 +1,1 @@
+"""Pure decisions: sizing, choice of pair, route, profit, gates."""

@@ -1,0 +1,1 @@
+"""One module per AMM, and the router over them."""
