@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from keeper.model import Account, Address, Block, FlashOffer, Head, Hop, Read, Route, Seizure, Skip, Token, Watch
+from keeper.model import Account, Address, Block, FlashOffer, Head, Hop, Log, Read, Route, Seizure, Skip, Token, Watch
 from keeper.program import Amount, Guard, Step
 
 
@@ -32,6 +32,10 @@ class Mirror(Protocol):
     name: str
 
     @property
+    def history_from(self) -> int | None:
+        """First block whose logs must be replayed after `load`; None when the present state can simply be read."""
+
+    @property
     def dirty(self) -> bool:
         """True when something must be re-read from the node before the mirror can be trusted at this head."""
 
@@ -54,7 +58,13 @@ class Mirror(Protocol):
         """Return to the state after block `number`; raises BadData when it no longer knows it."""
 
     async def load(self, client: Client, head: Head) -> None:
-        """First contact: learn everything needed before the first block is applied."""
+        """First contact: learn at `head` what to watch. History and `refresh` follow."""
+
+    def replay(self, logs: Sequence[Log]) -> None:
+        """Take a range of old logs, in order, without undo records."""
+
+    def distrust(self, reason: str) -> None:
+        """Become unknown until reloaded: nothing may be decided from this mirror."""
 
     def snapshot(self) -> bytes:
         """Everything `restore` needs, for disk."""
@@ -88,6 +98,9 @@ class Pair(Protocol):
 
     def seize(self, repay: int) -> Seizure:
         """Exactly what repaying `repay` moves."""
+
+    def gas(self, repay: int) -> int:
+        """Expected gas of the liquidation call itself, approvals included."""
 
     def budget(self, repay: int) -> int:
         """Debt asset to have at hand for `repay` if inclusion is a few blocks late."""
@@ -151,9 +164,6 @@ class Book(Mirror, Protocol):
 
     async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
         """Compare `sample` borrowers with the protocol's own view at `head`; a Skip names the first difference."""
-
-    def distrust(self, reason: str) -> None:
-        """Make the market unknown until it is resynced."""
 
 
 class Venue(Mirror, Protocol):
