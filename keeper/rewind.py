@@ -20,11 +20,14 @@ class Rewind:
     def __init__(self, depth: int = 128) -> None:
         self._blocks: deque[tuple[int, list[tuple[Any, Any, Any]]]] = deque(maxlen=depth)
         self._open: list[tuple[Any, Any, Any]] | None = None
+        self._floor: int | None = None  # the lowest block whose after-state can still be restored
 
     def begin(self, number: int) -> None:
         """Open block `number`; what is changed from now on belongs to it."""
         self._open = []
         self._blocks.append((number, self._open))
+        if self._floor is None or len(self._blocks) == self._blocks.maxlen:
+            self._floor = self._blocks[0][0] - 1
 
     def set(self, container: Any, key: Any, value: Any) -> None:
         """Assign `container[key] = value`, remembering what was there."""
@@ -45,8 +48,9 @@ class Rewind:
 
         Raises BadData when the blocks to undo are no longer, or were never, recorded.
         """
-        if self._blocks and number < self._blocks[0][0] - 1:
-            raise BadData(f"cannot step back to block {number}: undo records start at block {self._blocks[0][0]}")
+        if self._floor is None or number < self._floor:
+            known = "there are no undo records" if self._floor is None else f"undo records end at block {self._floor}"
+            raise BadData(f"cannot step back to block {number}: {known}")
         restored: list[tuple[Any, Any]] = []
         while self._blocks and self._blocks[-1][0] > number:
             for container, key, old in reversed(self._blocks.pop()[1]):
@@ -62,3 +66,4 @@ class Rewind:
         """Forget everything, as after a restore."""
         self._blocks.clear()
         self._open = None
+        self._floor = None
