@@ -47,7 +47,8 @@ def test_what_is_not_recorded_is_refused() -> None:
 
 def test_history_leaves_no_records() -> None:
     """Writes before the first block cost nothing and cannot be undone."""
-    rewind, state = Rewind(), {}
+    rewind = Rewind()
+    state: dict[str, int] = {}
     rewind.set(state, "a", 1)
     rewind.begin(5)
     rewind.set(state, "a", 2)
