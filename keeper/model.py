@@ -149,6 +149,7 @@ class SkipReason(StrEnum):
     IN_FLIGHT = "in_flight"
     COOLDOWN = "cooldown"
     PAUSED = "paused"
+    BREAKER_OPEN = "breaker_open"
     SUPERSEDED = "superseded"  # another plan of this pass took the liquidity or the key
 
 
@@ -252,9 +253,25 @@ class FeeQuote:
 class Plan:
     """The liquidation chosen for one position, with everything it predicts.
 
-    With `loan` set, the debt asset is borrowed there; with `loan` None the `buy` route itself is a flash swap: its
-    pools hand out the debt asset first and are paid with seized collateral. `buy` turns collateral into exactly what
-    must be paid back; `sell` turns what is left into `profit_token`. Either may be None when there is nothing to trade.
+    `gain` is what the executor's balance of `profit_token` grows by, to the wei, when the plan runs at `timestamp` on
+    the state it was made on. Let repaid, seized = `seizure.repaid`, `seizure.seized`; unspent = budget − repaid, which
+    stays in the executor as debt token and is swept, so it is gain only where debt *is* the profit token (marked †).
+    "rest" is collateral left over; when collateral is the profit token it is kept, otherwise `sell` (exact-in of all
+    of it, quoted after `buy`) turns it into the profit token. A leg with nothing to trade is None.
+
+    1. Flash swap (`loan` None, `buy` set): `buy` is exact-out of `budget`, collateral → debt. Its pools hand out the
+       debt asset first, the liquidation runs, and they are paid `buy.amount_in` of the seized collateral; `sell` runs
+       when all of them have been paid. rest = seized − buy.amount_in; gain = rest or sell.amount_out, + unspent †.
+    2. Loan, two legs (`loan` and `buy` set): `buy` is exact-out of loan.amount + loan.premium, collateral → debt.
+       rest = seized − buy.amount_in; gain as in 1.
+    3. Loan, one leg (`loan` set, `buy` None, debt is the profit token, collateral is not debt): `sell` is exact-in of
+       all seized collateral → debt; the loan is repaid from it. gain = sell.amount_out − repaid − premium
+       (= sell.amount_out + unspent † − loan.amount − loan.premium).
+    4. Loan, same asset (collateral is debt; `loan` set, `buy` None): the loan is repaid from what was seized.
+       rest = seized − repaid − premium (the unspent part included, being the same token); gain = rest, or
+       sell.amount_out with `sell` exact-in of rest.
+
+    In every loan `loan.amount` is `budget`, and neither route trades in a pool of `loan.locks`.
     """
 
     market: str
@@ -317,7 +334,11 @@ class Candidate:
 
 
 class AttemptState(StrEnum):
-    """Where an attempt stands; the last five are final."""
+    """Where an attempt stands; the last five are ends.
+
+    An end that stems from a block can still be undone with that block: a reorganised receipt puts the attempt back to
+    `SENT` until the journal *closes* it, which it does once the nonce is spent under enough confirmations.
+    """
 
     INTENT = "intent"  # decided, nothing signed
     SIGNED = "signed"  # raw transaction stored, nothing sent
@@ -330,8 +351,47 @@ class AttemptState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """No further transition is possible."""
+        """Nothing more is to be done unless a reorganisation undoes it."""
         return self not in (AttemptState.INTENT, AttemptState.SIGNED, AttemptState.SENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A simulated and priced liquidation, ready to be signed by whoever owns the nonce."""
+
+    id: str  # 0x hex of 32 bytes; the settlement id the executor emits with its result
+    market: str
+    borrower: Address
+    to: Address  # the executor
+    data: bytes
+    gas_limit: int
+    max_fee: int  # wei per gas
+    tip: int  # wei per gas
+    head: Head  # what it was simulated on
+    predicted_gain: int  # wei, from the simulation
+    predicted_gas: int  # units, from the simulation
+    predicted_net: int  # wei
+    plan: Mapping[str, str | int] = field(default_factory=dict)  # what a report shows: tokens, amounts as decimal text
+
+
+class TxKind(StrEnum):
+    """What a signed transaction is for."""
+
+    EXECUTE = "execute"  # the liquidation, or the same one at a higher fee
+    CANCEL = "cancel"  # a self-transfer that takes its nonce
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed EIP-1559 transaction. In a dry run `hash` is None and `raw` the payload that would have been signed."""
+
+    kind: TxKind
+    nonce: int
+    hash: Hash | None
+    raw: bytes
+    gas_limit: int
+    max_fee: int  # wei per gas
+    tip: int  # wei per gas
 
 
 @dataclass(frozen=True, slots=True)
