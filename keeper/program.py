@@ -3,6 +3,17 @@
 A program is a tuple of steps. A call that hands control back (a flash loan, a swap) names the one counterparty that may
 call back, and carries the encoded inner program in its own data. Amounts only known on chain are *sources*, written
 into calldata there.
+
+Wire format, all numbers big-endian (`Executor.sol` reads the same):
+
+    program  step*
+    step     kind:1  length:3  body:length
+    call     (kind 1)  target:20  sender:20  [word:1  inner hash:32  answer length:2  answer]  patches:1  patch*  data
+             the bracket is there when `sender`, who may call back, is not zero
+    patch    offset:3  amount
+    approve  (kind 2)  token:20  spender:20  amount
+    transfer (kind 3)  token:20  to:20  amount
+    amount   source:1  token:20  index:1  value:32
 """
 
 from __future__ import annotations
@@ -10,7 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from keeper.model import Address
+from eth_utils.crypto import keccak
+
+from keeper.model import ZERO_ADDRESS, Address
 
 
 class Source(IntEnum):
@@ -19,11 +32,11 @@ class Source(IntEnum):
     LITERAL = 0  # `value`
     BALANCE = 1  # the executor's balance of `token`, less `value`
     WORD = 2  # |word `index` of the present callback's arguments| as int256, plus `value`
-    V2_OUT = (
-        3  # what pair `token` gives for the input sent to it beyond its reserve; `index` 0: token0 in, 1: token1 in;
-    )
-    #             `value`: fee in bps
-    V2_IN = 4  # what pair `token` asks for an output; `index` as above; `value`: fee bps << 128 | output
+    # What pair `token` gives for the input sent to it beyond its reserve; `index` 0: token0 in, 1: token1 in;
+    # `value`: fee in bps.
+    V2_OUT = 3
+    # What pair `token` asks for an output; `index` as above; `value`: fee in bps << 128 | output.
+    V2_IN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +135,98 @@ class Program:
     steps: tuple[Step, ...]
     profit_token: Address
     sweep: tuple[Address, ...] = ()  # other tokens whose leftovers go to the beneficiary
+
+
+_CALL, _APPROVE, _TRANSFER = 1, 2, 3
+_WORD_BYTES = 32
+
+
+def encode(steps: tuple[Step, ...]) -> bytes:
+    """The bytes the executor runs for `steps`: given to `execute`, and as the trailing ``bytes`` of a call that is
+    answered by a callback.
+
+    For a call with a callback the inner program is found in the call's own data, as its last ABI ``bytes`` argument,
+    and its hash is put beside the expectation; `Callback.returns` travels there too. So a venue writes
+    ``Call(pool, selector + abi_encode([..., "bytes"], [..., encode(inner)]), callback=Callback(pool, 2))``.
+
+    Raises ValueError when a number does not fit its field, a patch lies outside the data, or the data of a call with a
+    callback does not end in a program.
+    """
+    return b"".join(_encode_step(step) for step in steps)
+
+
+def _encode_step(step: Step) -> bytes:
+    match step:
+        case Call():
+            kind, body = _CALL, _encode_call(step)
+        case Approve(token, spender, amount):
+            kind, body = _APPROVE, _raw(token) + _raw(spender) + _encode_amount(amount)
+        case Transfer(token, to, amount):
+            kind, body = _TRANSFER, _raw(token) + _raw(to) + _encode_amount(amount)
+    return bytes([kind]) + _number(len(body), 3, "the length of a step") + body
+
+
+def _encode_call(call: Call) -> bytes:
+    parts = [_raw(call.target)]
+    if call.callback is None:
+        parts.append(_raw(ZERO_ADDRESS))
+    else:
+        if call.callback.sender == ZERO_ADDRESS:
+            raise ValueError(f"the callback of a call to {call.target} names nobody who may make it")
+        parts += [
+            _raw(call.callback.sender),
+            _number(call.callback.data_word, 1, "the position of the program in a callback"),
+            keccak(inner_program(call)),
+            _number(len(call.callback.returns), 2, "the length of a callback's answer"),
+            call.callback.returns,
+        ]
+    parts.append(_number(len(call.patches), 1, "the number of patches"))
+    for patch in call.patches:
+        if patch.offset + _WORD_BYTES > len(call.data):
+            raise ValueError(f"a patch at byte {patch.offset} lies outside the {len(call.data)} bytes of the call")
+        parts += [_number(patch.offset, 3, "the offset of a patch"), _encode_amount(patch.amount)]
+    return b"".join([*parts, call.data])
+
+
+def _encode_amount(amount: Amount) -> bytes:
+    return (
+        bytes([amount.source])
+        + _raw(amount.token or ZERO_ADDRESS)
+        + _number(amount.index, 1, "the index of an amount")
+        + _number(amount.value, 32, "the value of an amount")
+    )
+
+
+def inner_program(call: Call) -> bytes:
+    """The encoded program inside the data of a call that expects a callback.
+
+    It is the last ``bytes`` argument: a length word whose content, padded with zeros to whole words, ends the data.
+    Raises ValueError when there is none that is a program of at least one step.
+    """
+    data = call.data
+    for at in range(4, len(data) - _WORD_BYTES, _WORD_BYTES):
+        length = int.from_bytes(data[at : at + _WORD_BYTES], "big")
+        start = at + _WORD_BYTES
+        if start + -(-length // _WORD_BYTES) * _WORD_BYTES != len(data) or any(data[start + length :]):
+            continue
+        content = data[start : start + length]
+        if _is_program(content):
+            return content
+    raise ValueError(f"a call to {call.target} expects a callback but its data does not end in an encoded program")
+
+
+def _is_program(data: bytes) -> bool:
+    at = 0
+    while at + 4 <= len(data) and data[at] in (_CALL, _APPROVE, _TRANSFER):
+        at += 4 + int.from_bytes(data[at + 1 : at + 4], "big")
+    return at == len(data) and at > 0
+
+
+def _raw(value: Address) -> bytes:
+    return bytes.fromhex(value[2:])
+
+
+def _number(value: int, size: int, what: str) -> bytes:
+    if not 0 <= value < 1 << (8 * size):
+        raise ValueError(f"{what} does not fit {size} bytes: {value}")
+    return value.to_bytes(size, "big")
