@@ -405,11 +405,26 @@ class Attempt:
     nonce: int
     state: AttemptState
     created_at: int
-    head_number: int
-    raw: bytes = b""
-    tx_hash: Hash | None = None
+    head_number: int  # the block it was simulated on
+    to: Address = ZERO_ADDRESS
+    txs: tuple[Signed, ...] = ()  # oldest first, all with `nonce`
+    sent_number: int | None = None  # head at the last broadcast
+    ended_number: int | None = None  # block of the receipt, or head at which the nonce was found spent
+    ended_hash: Hash | None = None  # hash of the receipt's block
+    detail: str = ""
     predicted_gain: int = 0  # wei
+    predicted_gas: int = 0  # units
     predicted_net: int = 0  # wei
+
+    @property
+    def raw(self) -> bytes:
+        """The newest signed transaction; empty before the first."""
+        return self.txs[-1].raw if self.txs else b""
+
+    @property
+    def tx_hash(self) -> Hash | None:
+        """Hash of the newest signed transaction."""
+        return self.txs[-1].hash if self.txs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,8 +439,22 @@ class Outcome:
     gas_price: int  # wei per gas, effective
     gain: int  # wei received by the beneficiary
     revert: str | None = None
+    block_hash: Hash | None = None
+    reported_gain: int | None = None  # wei the executor's own event states
 
     @property
     def net(self) -> int:
         """Gain less what the gas really cost, wei."""
         return self.gain - self.gas_used * self.gas_price
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the chain says about an attempt now; the journal applies the verdicts of one head atomically."""
+
+    attempt_id: str
+    state: AttemptState
+    detail: str
+    number: int | None = None  # block that decided it
+    outcome: Outcome | None = None  # for an end with a receipt; None deletes an earlier one
+    closed: bool = False  # final for good: enough confirmations, or nothing was ever signed

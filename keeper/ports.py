@@ -6,7 +6,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from keeper.model import Account, Address, Block, FlashOffer, Head, Hop, Log, Read, Route, Seizure, Skip, Token, Watch
+from keeper.model import (
+    Account,
+    Address,
+    Attempt,
+    Block,
+    FlashOffer,
+    Head,
+    Hop,
+    Log,
+    Order,
+    Read,
+    Route,
+    Seizure,
+    Signed,
+    Skip,
+    Token,
+    Verdict,
+    Watch,
+)
 from keeper.program import Amount, Guard, Step
 
 
@@ -208,6 +226,25 @@ class FlashSource(Protocol):
 
     def borrow(self, offer: FlashOffer, inner: tuple[Step, ...]) -> tuple[Step, ...]:
         """Steps that take the loan, run `inner`, and pay back with premium."""
+
+
+class Ledger(Protocol):
+    """The durable record of attempts. Each method has committed to disk when it returns; `Halt` means it could not."""
+
+    async def intend(self, order: Order, signer: Address, nonce: int) -> Attempt:
+        """Pin `nonce` for `order`, before anything is signed."""
+
+    async def signed(self, attempt_id: str, tx: Signed) -> None:
+        """Keep a signed transaction of the attempt, before it is sent."""
+
+    async def sent(self, attempt_id: str, number: int) -> None:
+        """An endpoint has taken the newest transaction at head `number`."""
+
+    async def record(self, verdicts: Sequence[Verdict]) -> None:
+        """Apply all of them or none."""
+
+    async def unsettled(self) -> list[Attempt]:
+        """Attempts not closed yet, by signer and nonce."""
 
 
 class Alerter(Protocol):
