@@ -1,0 +1,102 @@
+"""From a plan to the program the executor runs: the four shapes of `keeper.model.Plan` as nested callbacks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keeper.model import Address, Path, Plan, Route
+from keeper.ports import FlashSource, Liquidation, Venue
+from keeper.program import Amount, Program, Step, Transfer, balance, literal
+
+
+def compose(
+    plan: Plan,
+    liquidation: Liquidation,
+    venues: Mapping[str, Venue],
+    sources: Mapping[str, FlashSource],
+    executor: Address,
+) -> Program:
+    """The program that carries out `plan`, whose market wants to be called as `liquidation` says.
+
+    `venues` and `sources` are by the names in the plan's hops and offer. Run at `plan.timestamp` on the state of
+    `plan.head`, by an executor without balances of its own, it gains exactly `plan.gain`. What is left of the debt
+    token, the collateral and the tokens passed through is swept. Raises ValueError when the plan has none of the four
+    shapes, KeyError when it names an unknown venue or source.
+    """
+    trade = _Trade(venues, executor, {plan.debt.address: plan.budget - plan.seizure.repaid})
+    liquidate = liquidation.steps
+    steps: tuple[Step, ...]
+    if plan.loan is None:
+        if plan.buy is None:
+            raise ValueError(f"the plan for {plan.borrower} in {plan.market} neither borrows nor buys the debt asset")
+        steps = (*trade.flash_swap(plan.buy, liquidate), *trade.sell(plan.sell))
+    else:
+        source = sources[plan.loan.source]
+        # A sale that brings the debt token pays the loan back, so it must come before; any other waits until the
+        # lender's own pool is open again.
+        repays = plan.buy is None and plan.sell is not None and plan.sell.token_out == plan.loan.token
+        if repays:
+            steps = source.borrow(plan.loan, (*liquidate, *trade.sell(plan.sell)))
+        else:
+            steps = (*source.borrow(plan.loan, (*liquidate, *trade.buy(plan.buy))), *trade.sell(plan.sell))
+    return Program(liquidation.guards, steps, plan.profit_token, _leftovers(plan))
+
+
+@dataclass(frozen=True, slots=True)
+class _Trade:
+    venues: Mapping[str, Venue]
+    executor: Address
+    unspent: Mapping[Address, int]  # base units that are in the executor when selling and are not for sale
+
+    def flash_swap(self, route: Route, inner: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Take the output of every path, then run `inner`, then pay the paths from the last to the first."""
+        for path in reversed(route.paths):
+            inner = self._exact_out(path, inner)
+        return inner
+
+    def buy(self, route: Route | None) -> tuple[Step, ...]:
+        """Buy path after path, paying with what the executor holds."""
+        paths = route.paths if route else ()
+        return tuple(step for path in paths for step in self._exact_out(path, ()))
+
+    def sell(self, route: Route | None) -> tuple[Step, ...]:
+        """Sell path after path; the last one takes whatever is there, so that nothing stays behind."""
+        paths = route.paths if route else ()
+        steps: list[Step] = []
+        for number, path in enumerate(paths, start=1):
+            for position, hop in enumerate(path.hops):
+                known = position == 0 and number < len(paths)
+                amount = literal(hop.amount_in) if known else self._all(hop.token_in)
+                steps += self.venues[hop.venue].exact_in(hop, amount, self.executor)
+        return tuple(steps)
+
+    def _exact_out(self, path: Path, before_paying: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Buy through the last pool, which is paid by the pool before it, and so on back to the first.
+
+        Every pool hands its output on before it wants its input, so the path's output is in the executor when
+        `before_paying` runs, innermost.
+        """
+        hops = path.hops
+
+        def through(position: int, amount: Amount, recipient: Address) -> tuple[Step, ...]:
+            hop = hops[position]
+
+            def pay(owed: Amount) -> tuple[Step, ...]:
+                if position == 0:
+                    return (*before_paying, Transfer(hop.token_in, hop.pool, owed))
+                return through(position - 1, owed, hop.pool)
+
+            return self.venues[hop.venue].exact_out(hop, amount, recipient, pay)
+
+        return through(len(hops) - 1, literal(path.amount_out), self.executor)
+
+    def _all(self, token: Address) -> Amount:
+        return balance(token, self.unspent.get(token, 0))
+
+
+def _leftovers(plan: Plan) -> tuple[Address, ...]:
+    routes = [route for route in (plan.buy, plan.sell) if route]
+    passed = [hop.token_out for route in routes for path in route.paths for hop in path.hops[:-1]]
+    tokens = dict.fromkeys([plan.debt.address, plan.collateral.address, *passed])
+    return tuple(token for token in tokens if token != plan.profit_token)
