@@ -1,0 +1,142 @@
+"""The choice of debt, collateral, amount, funding and routes that earns most for one position.
+
+Pure: a `Position`, the pools' state behind a `Quoter`, flash sources and a fee quote go in, a `Decision` comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keeper.model import Address, Candidate, FeeQuote, Plan, Skip, SkipReason
+from keeper.ports import FlashSource, Pair, Position, Quoter
+from keeper.strategy import verdict
+from keeper.strategy.funding import Market
+from keeper.strategy.memo import Memo
+from keeper.strategy.options import Option, Options
+from keeper.strategy.shapes import Terms, Trial
+from keeper.strategy.sizing import maximise
+from keeper.strategy.value import native
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """How plans are made."""
+
+    profit_token: Address  # the wrapped native token; its base unit is the wei
+    base_gas: int = 120_000  # gas of an execution before routes, loan and liquidation: intrinsic, calldata, measuring
+    flash_swaps: bool = True  # whether a buying route may be its own loan
+    spot_slack_bps: int = 200  # how much better than the deepest path a path may be; only decides what is tried
+    tolerance_bps: int = 2  # how much of the best net the search may leave
+    max_trials: int = 160  # amounts tried per position, after which the best so far is taken
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A plan, or why there is none: exactly one of `plan` and `skip` is set, and `pair` with `plan`."""
+
+    plan: Plan | None
+    skip: Skip | None
+    candidates: tuple[Candidate, ...]  # one per pair and funding, best first
+    pair: Pair | None = None
+
+
+class Planner:
+    """Plans for one chain; holds settings only."""
+
+    def __init__(self, settings: PlannerSettings) -> None:
+        self.settings = settings
+
+    def plan(
+        self,
+        position: Position,
+        quoter: Quoter,
+        sources: Sequence[FlashSource],
+        fees: FeeQuote,
+        *,
+        thorough: bool = False,
+    ) -> Decision:
+        """The most profitable liquidation of `position`, net of price impact, premium, protocol fee and gas.
+
+        Shapes that cannot beat a flash swap are left out, and what cannot beat the best is not tried, unless
+        `thorough` asks for every candidate's own best: for a person, several times slower, with the same choice.
+        """
+        settings = self.settings
+        if not position.pairs:
+            return Decision(None, verdict.no_pair(position), ())
+        terms = Terms(Memo(quoter), settings.profit_token, fees.price, settings.base_gas)
+        builder = Options(terms, Market(sources), settings.flash_swaps, settings.spot_slack_bps, thorough)
+        options: list[Option] = []
+        blocked: list[tuple[Pair, SkipReason]] = []
+        for pair in position.pairs:
+            found = builder.of(pair) if pair.feasible else []
+            options += found
+            if not found:
+                blocked.append((pair, SkipReason.NO_FLASH_SOURCE if pair.feasible else SkipReason.DUST_HOLE))
+        if thorough:
+            for option in options:
+                if not option.curve.finished:
+                    option.curve.advance()
+                maximise([option.curve], tolerance_bps=settings.tolerance_bps, limit=settings.max_trials)
+        maximise([o.curve for o in options], tolerance_bps=settings.tolerance_bps, limit=settings.max_trials)
+        options.sort(key=_merit, reverse=True)
+        candidates = tuple(_candidate(option) for option in options) + tuple(_refused(*entry) for entry in blocked)
+        best = options[0] if options else None
+        if best is not None and best.trial is not None and best.trial.net > 0:
+            return Decision(_plan(position, terms, best.pair, best.trial, fees), None, candidates, best.pair)
+        if best is not None and (best.trial is not None or best.refusal is None):
+            return Decision(None, verdict.unprofitable(position, terms, best, len(position.pairs)), candidates)
+        blocked += [(option.pair, option.refusal) for option in options if option.refusal is not None]
+        return Decision(None, verdict.impossible(blocked), candidates)
+
+
+def _merit(option: Option) -> tuple[int, int]:
+    """Order of candidates: what was possible, then what was not worth trying, then what was impossible."""
+    if option.trial is not None:
+        return (2, option.trial.net)
+    if option.refusal is None:
+        return (1, option.curve.ceiling or 0)
+    return (0, 0)
+
+
+def _plan(position: Position, terms: Terms, pair: Pair, trial: Trial, fees: FeeQuote) -> Plan:
+    return Plan(
+        market=position.market,
+        borrower=position.account.borrower,
+        head=position.head,
+        timestamp=position.timestamp,
+        debt=pair.debt,
+        collateral=pair.collateral,
+        repay=trial.repay,
+        budget=trial.budget,
+        seizure=trial.seizure,
+        loan=trial.loan,
+        buy=trial.buy,
+        sell=trial.sell,
+        profit_token=terms.profit,
+        gain=trial.gain,
+        gas=trial.gas,
+        fees=fees,
+        sanity_bound=verdict.bonus_value_up(position, terms, pair, trial.seizure) or 0,
+        health_factor=position.account.health_factor,
+    )
+
+
+def _candidate(option: Option) -> Candidate:
+    pair, trial = option.pair, option.trial
+    if trial is None:
+        if option.refusal is not None:
+            note = verdict.MEANING.get(option.refusal, option.refusal.value)
+        else:
+            most = "an unknown amount" if option.curve.ceiling is None else f"{native(option.curve.ceiling)} native"
+            note = f"not tried: nets at most {most} at pool prices without impact"
+        return Candidate(pair.debt, pair.collateral, 0, 0, option.funding, 0, 0, 0, note)
+    seizure, note = trial.seizure, f"best of {option.curve.tried} amounts"
+    return Candidate(
+        pair.debt, pair.collateral, trial.repay, seizure.seized, option.funding, trial.gain, trial.gas, trial.net, note
+    )
+
+
+def _refused(pair: Pair, reason: SkipReason) -> Candidate:
+    note = verdict.MEANING.get(reason, reason.value)
+    return Candidate(pair.debt, pair.collateral, 0, 0, "none", 0, 0, 0, note)
