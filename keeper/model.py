@@ -162,6 +162,16 @@ class Skip:
     numbers: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How one liquidatable position ended a pass: exactly one of `skip` and `attempt_id` is set."""
+
+    market: str
+    borrower: Address
+    skip: Skip | None = None
+    attempt_id: str | None = None
+
+
 # --------------------------------------------------------------------------------------------------- routes
 
 

@@ -11,6 +11,7 @@ from keeper.model import (
     Address,
     Attempt,
     Block,
+    Decision,
     FlashOffer,
     Head,
     Hop,
@@ -229,7 +230,10 @@ class FlashSource(Protocol):
 
 
 class Ledger(Protocol):
-    """The durable record of attempts. Each method has committed to disk when it returns; `Halt` means it could not."""
+    """The durable record. Each method has committed to disk when it returns; `Halt` means it could not."""
+
+    async def record_pass(self, head: Head, decisions: Sequence[Decision]) -> None:
+        """Every liquidatable position of the pass at `head`, each exactly once."""
 
     async def intend(self, order: Order, signer: Address, nonce: int) -> Attempt:
         """Pin `nonce` for `order`, before anything is signed."""

@@ -1,0 +1,141 @@
+"""The journal as the keeper writes it: SQLite in one thread of its own, durable at every return."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from keeper.errors import ConfigError, Halt
+from keeper.journal import attempts, file
+from keeper.journal.decisions import Decisions
+from keeper.model import Address, Attempt, Decision, Head, Order, Signed, Verdict
+
+T = TypeVar("T")
+
+
+def journal_path(directory: Path, chain_id: int, mode: str) -> Path:
+    """Where the journal of one chain and mode lives.
+
+    Dry and live runs write separate files: a prediction can then never be summed up as money, a dry run may run beside
+    a live one, and its file may be deleted without a thought.
+    """
+    return directory / f"journal-{chain_id}-{mode}.sqlite3"
+
+
+class Journal:
+    """The durable record of decisions, attempts and outcomes (`ports.Ledger`).
+
+    One thread owns the connection and runs each method as one transaction, committed with fsync before the method
+    returns. Any failure to write raises `Halt`: what cannot be written must not be sent.
+    """
+
+    def __init__(self, path: Path, lock: file.Lock, pool: ThreadPoolExecutor, clock: Callable[[], int]) -> None:
+        self.path = path
+        self._lock = lock
+        self._pool = pool
+        self._clock = clock
+        self._db: sqlite3.Connection
+        self._decisions: Decisions
+
+    @classmethod
+    async def open(
+        cls, path: Path, chain_id: int, mode: str, clock: Callable[[], int] = lambda: int(time.time())
+    ) -> Journal:
+        """Open for writing, creating the file if there is none; `mode` is ``dry`` or ``live``.
+
+        Raises ConfigError, leaving the file as it is, when it is foreign, damaged, of another chain or mode, of a
+        newer schema, being written to by another process, or cannot be opened.
+        """
+        pool = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, cls._open, path, chain_id, mode, pool, clock)
+        except BaseException:
+            pool.shutdown(wait=False)
+            raise
+
+    @classmethod
+    def _open(cls, path: Path, chain_id: int, mode: str, pool: ThreadPoolExecutor, clock: Callable[[], int]) -> Journal:
+        file.check(path, chain_id, mode)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = file.Lock(path)
+        except OSError as error:
+            raise ConfigError(
+                f"journal {path} cannot be created ({error}): choose a directory this user can write to"
+            ) from error
+        try:
+            file.check(path, chain_id, mode)  # again: it may have been created before we had the lock
+            journal = cls(path, lock, pool, clock)
+            journal._db = file.connect(path, chain_id, mode)
+            journal._decisions = Decisions(journal._db)
+        except BaseException:
+            lock.release()
+            raise
+        return journal
+
+    async def close(self) -> None:
+        """Write what is still in memory, fold the log into the file and let others write."""
+        try:
+            await self._write(lambda at: self._decisions.flush())
+            await self._run(lambda: self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+        finally:
+            await self._run(self._db.close)
+            self._pool.shutdown()
+            self._lock.release()
+
+    async def record_pass(self, head: Head, decisions: Sequence[Decision]) -> None:
+        """Every liquidatable position of the pass at `head`; raises ValueError when one of them appears twice."""
+        await self._write(lambda at: self._decisions.record(head, decisions, at))
+
+    async def intend(self, order: Order, signer: Address, nonce: int) -> Attempt:
+        """Pin `nonce` for `order`."""
+        return await self._write(lambda at: attempts.insert(self._db, order, signer, nonce, at))
+
+    async def signed(self, attempt_id: str, tx: Signed) -> None:
+        """Keep a signed transaction of the attempt."""
+        await self._write(lambda at: attempts.add_signed(self._db, attempt_id, tx, at))
+
+    async def sent(self, attempt_id: str, number: int) -> None:
+        """An endpoint took the newest transaction at head `number`."""
+        await self._write(lambda at: attempts.mark_sent(self._db, attempt_id, number, at))
+
+    async def record(self, verdicts: Sequence[Verdict]) -> None:
+        """Apply what the chain says about attempts, all or none."""
+        if verdicts:
+            await self._write(lambda at: attempts.apply(self._db, verdicts, at))
+
+    async def unsettled(self) -> list[Attempt]:
+        """Attempts not closed yet, by signer and nonce."""
+        return await self.ask(attempts.unsettled)
+
+    async def ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function of `keeper.journal.queries` on the running keeper's own connection."""
+        return await self._run(lambda: query(self._db))
+
+    async def _write(self, change: Callable[[int], T]) -> T:
+        def transaction() -> T:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                result = change(self._clock())
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite itself rolls back on a full disk
+                    self._db.execute("ROLLBACK")
+                raise
+            return result
+
+        return await self._run(transaction)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except sqlite3.Error as error:
+            raise Halt(
+                f"journal {self.path} cannot be written or read ({error}): nothing is sent until its disk has space, "
+                "is writable and sound, and the keeper is restarted"
+            ) from error
