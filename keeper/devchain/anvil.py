@@ -87,6 +87,7 @@ class Anvil:
         self._options = options
         self._wanted_port = port
         self._fork_url = fork_url
+        self._loaded = load_state is not None
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Path | None = None
         self.port = 0
@@ -116,7 +117,10 @@ class Anvil:
                 )
             self.port = self._await_port()
             self.rpc = Rpc(self.http)
-            self.rpc.request("eth_chainId")
+            head = self.rpc.block()
+            if self._loaded:
+                # anvil starts a loaded chain at the wall clock; going on from its head makes runs repeatable.
+                self.rpc.request("evm_setTime", int(head["timestamp"], 16))
         except BaseException:
             self.stop()
             raise

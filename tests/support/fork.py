@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from keeper.devchain.actors import Actors
 from keeper.devchain.anvil import Anvil
 from keeper.devchain.rpc import Rpc, RpcError
 from keeper.devchain.world import World
@@ -13,12 +14,13 @@ from keeper.devchain.world import World
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """A private chain that a test may do anything to. Blocks come only when asked for (see `Actors.mine`)."""
+    """A private chain that a test may do anything to. Blocks come only when asked for (see `actors.mine`)."""
 
     rpc: Rpc
     http: str
     ws: str
     world: World
+    actors: Actors
 
 
 class ForkKeeper:
@@ -35,7 +37,7 @@ class ForkKeeper:
         anvil = self._ready()
         snapshot = anvil.rpc.request("evm_snapshot")
         try:
-            yield Fork(anvil.rpc, anvil.http, anvil.ws, self._world)
+            yield Fork(anvil.rpc, anvil.http, anvil.ws, self._world, Actors(anvil.rpc, self._world))
         finally:
             if not self._restore(anvil, snapshot):
                 self.stop()
@@ -59,8 +61,6 @@ class ForkKeeper:
             anvil.rpc.request("evm_setIntervalMining", 0)
             anvil.rpc.request("anvil_removeBlockTimestampInterval")
             anvil.rpc.request("anvil_dropAllTransactions")
-            anvil.rpc.request("anvil_setLoggingEnabled", False)
-            anvil.rpc.request("anvil_autoImpersonateAccount", True)
             reverted = anvil.rpc.request("evm_revert", snapshot)
             return bool(reverted) and anvil.rpc.number() == self._world.height
         except (RpcError, OSError):
