@@ -34,6 +34,7 @@ interface IPairV2 {
 ///     approve  (kind 2)  token:20  spender:20  amount
 ///     transfer (kind 3)  token:20  to:20  amount
 ///     amount   source:1  token:20  index:1  value:32
+///              the top bit of `source` negates the number (two's complement)
 ///
 /// Trust: the owner is trusted with everything; an operator with what the executor holds *during* an execution and
 /// with anything left in it (it is not a vault: gains leave at the end of every execution), but not with the
@@ -118,6 +119,8 @@ contract Executor {
     uint256 private constant WORD = 2;
     uint256 private constant V2_OUT = 3;
     uint256 private constant V2_IN = 4;
+
+    uint256 private constant NEGATIVE = 0x80;
 
     uint256 private constant AMOUNT_BYTES = 54;
     uint256 private constant PATCH_BYTES = 57;
@@ -421,8 +424,21 @@ contract Executor {
 
     // -------------------------------------------------------------------------------------------------- amounts
 
-    function _amount(uint256 index, bytes calldata body, uint256 at) private view returns (uint256) {
+    function _amount(uint256 index, bytes calldata body, uint256 at) private view returns (uint256 amount) {
         uint256 source = _word(body, at) >> 248;
+        amount = _magnitude(index, source & ~NEGATIVE, body, at);
+        if (source & NEGATIVE != 0) {
+            unchecked {
+                amount = 0 - amount;
+            }
+        }
+    }
+
+    function _magnitude(uint256 index, uint256 source, bytes calldata body, uint256 at)
+        private
+        view
+        returns (uint256)
+    {
         address token = _address(body, at + 1);
         uint256 which = _word(body, at + 21) >> 248;
         uint256 value = _word(body, at + 22);

@@ -14,6 +14,7 @@ Wire format, all numbers big-endian (`Executor.sol` reads the same):
     approve  (kind 2)  token:20  spender:20  amount
     transfer (kind 3)  token:20  to:20  amount
     amount   source:1  token:20  index:1  value:32
+             the top bit of `source` negates the number (two's complement)
 """
 
 from __future__ import annotations
@@ -66,10 +67,14 @@ def word(index: int, plus: int = 0) -> Amount:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Write `amount` as 32 bytes at byte `offset` of the call's data (selector included in the count)."""
+    """Write `amount` as 32 bytes at byte `offset` of the call's data (selector included in the count).
+
+    `negative` writes it as a negative int256 (a Uniswap V3 exact output).
+    """
 
     offset: int
     amount: Amount
+    negative: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,7 @@ class Program:
 
 
 _CALL, _APPROVE, _TRANSFER = 1, 2, 3
+_NEGATIVE = 0x80
 _WORD_BYTES = 32
 
 
@@ -184,13 +190,13 @@ def _encode_call(call: Call) -> bytes:
     for patch in call.patches:
         if patch.offset + _WORD_BYTES > len(call.data):
             raise ValueError(f"a patch at byte {patch.offset} lies outside the {len(call.data)} bytes of the call")
-        parts += [_number(patch.offset, 3, "the offset of a patch"), _encode_amount(patch.amount)]
+        parts += [_number(patch.offset, 3, "the offset of a patch"), _encode_amount(patch.amount, patch.negative)]
     return b"".join([*parts, call.data])
 
 
-def _encode_amount(amount: Amount) -> bytes:
+def _encode_amount(amount: Amount, negative: bool = False) -> bytes:
     return (
-        bytes([amount.source])
+        bytes([amount.source | (_NEGATIVE if negative else 0)])
         + _raw(amount.token or ZERO_ADDRESS)
         + _number(amount.index, 1, "the index of an amount")
         + _number(amount.value, 32, "the value of an amount")

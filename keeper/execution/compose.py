@@ -24,7 +24,9 @@ def compose(
     token, the collateral and the tokens passed through is swept. Raises ValueError when the plan has none of the four
     shapes, KeyError when it names an unknown venue or source.
     """
-    trade = _Trade(venues, executor, {plan.debt.address: plan.budget - plan.seizure.repaid})
+    same_asset = plan.debt.address == plan.collateral.address
+    unspent = {} if same_asset else {plan.debt.address: plan.budget - plan.seizure.repaid}
+    trade = _Trade(venues, executor, unspent)
     liquidate = liquidation.steps
     steps: tuple[Step, ...]
     if plan.loan is None:

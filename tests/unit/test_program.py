@@ -49,6 +49,16 @@ def test_call_without_callback_layout() -> None:
     assert encode((step,)) == b"\x01" + len(body).to_bytes(3, "big") + body
 
 
+def test_negative_patch_sets_the_top_bit_of_its_source() -> None:
+    """A patch that writes a negative number differs from its positive twin in one bit."""
+    data = SELECTOR + bytes(32)
+    plain = encode((Call(POOL, data, (Patch(4, word(0)),)),))
+    negated = encode((Call(POOL, data, (Patch(4, word(0), negative=True),)),))
+    place = 4 + 40 + 1 + 3
+    assert plain[place] == Source.WORD
+    assert negated == plain[:place] + bytes([Source.WORD | 0x80]) + plain[place + 1 :]
+
+
 def test_callback_carries_the_hash_of_what_is_sent() -> None:
     """The expectation holds sender, argument position, hash of the inner program and the answer."""
     inner = encode((Transfer(TOKEN, POOL, literal(1)),))
