@@ -1,0 +1,143 @@
+"""Who signs: a key that nothing can print, and EIP-1559 transactions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+
+from keeper.config.values import Secret
+from keeper.errors import ConfigError
+from keeper.model import Address, Hash, Signed, TxKind, address, checksum
+
+_KEY = re.compile(r"(0x)?[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A transaction to be signed; fees in wei per gas. The native value is always zero."""
+
+    kind: TxKind
+    nonce: int
+    to: Address
+    data: bytes
+    gas_limit: int
+    max_fee: int
+    tip: int
+
+
+class Signer(Protocol):
+    """One key, here or on another machine."""
+
+    @property
+    def address(self) -> Address:
+        """Whose nonces these are."""
+
+    async def sign(self, tx: Unsigned) -> Signed:
+        """Sign for the signer's chain; raises Transient when a remote signer does not answer."""
+
+
+class LocalSigner:
+    """A key in this process's memory, behind a closure: `repr`, `vars`, `pickle` and tracebacks do not show it."""
+
+    __slots__ = ("_address", "_sign")
+
+    def __init__(self, account: LocalAccount, chain_id: int) -> None:
+        self._address = address(account.address)
+
+        def sign(fields: dict[str, Any]) -> tuple[bytes, Hash]:
+            done = account.sign_transaction(fields | {"type": 2, "chainId": chain_id, "value": 0})
+            return bytes(done.raw_transaction), Hash("0x" + bytes(done.hash).hex())
+
+        self._sign: Callable[[dict[str, Any]], tuple[bytes, Hash]] = sign
+
+    @property
+    def address(self) -> Address:
+        """The key's address."""
+        return self._address
+
+    async def sign(self, tx: Unsigned) -> Signed:
+        """Sign an EIP-1559 transaction."""
+        raw, tx_hash = self._sign(
+            {
+                "nonce": tx.nonce,
+                "to": checksum(tx.to),
+                "data": tx.data,
+                "gas": tx.gas_limit,
+                "maxFeePerGas": tx.max_fee,
+                "maxPriorityFeePerGas": tx.tip,
+            }
+        )
+        return Signed(tx.kind, tx.nonce, tx_hash, raw, tx.gas_limit, tx.max_fee, tx.tip)
+
+    def __repr__(self) -> str:
+        return f"LocalSigner({checksum(self._address)})"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a signer cannot be copied or stored: it holds a key")
+
+
+def load_signer(
+    chain_id: int, *, keystore: Path | None = None, password: Secret | None = None, private_key: Secret | None = None
+) -> LocalSigner:
+    """The signer of a configuration's ``[signer]`` table, whose ``*_file`` secrets have been read already.
+
+    Decrypting a keystore takes a second or more: call it from a thread. Raises ConfigError without ever repeating
+    what was given: no or several sources, a key or a keystore of another shape, a wrong password.
+    """
+    if (keystore is None) == (private_key is None):
+        several = "both a keystore and a private key are" if keystore else "neither a keystore nor a private key is"
+        raise ConfigError(f"{several} configured: set exactly one of signer.keystore and signer.private_key")
+    if keystore is not None:
+        return LocalSigner(_unlock(keystore, password), chain_id)
+    assert private_key is not None
+    text = private_key.reveal().strip()
+    if not _KEY.fullmatch(text):
+        raise ConfigError(
+            "signer.private_key is not a private key: 64 hexadecimal digits are needed, with or without 0x"
+        )
+    return LocalSigner(_account(bytes.fromhex(text[-64:]), "signer.private_key"), chain_id)
+
+
+def _unlock(path: Path, password: Secret | None) -> LocalAccount:
+    if password is None:
+        raise ConfigError(f"keystore {path} is locked: set signer.password_file, or the password in the environment")
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"keystore {path} cannot be read ({error.strerror}): check the path and its permissions"
+        ) from None
+    except ValueError:
+        raise ConfigError(f"keystore {path} is not JSON: point signer.keystore at an encrypted keystore file") from None
+    try:
+        key = bytes(Account.decrypt(content, password.reveal()))
+    except ValueError as error:
+        if "MAC mismatch" not in str(error):
+            raise _not_a_keystore(path) from None
+        raise ConfigError(
+            f"keystore {path} does not open with the given password: check signer.password_file"
+        ) from None
+    except (KeyError, TypeError, NotImplementedError, AttributeError):
+        raise _not_a_keystore(path) from None
+    return _account(key, f"keystore {path}")
+
+
+def _not_a_keystore(path: Path) -> ConfigError:
+    return ConfigError(
+        f"keystore {path} is JSON but not a version 3 keystore: point signer.keystore at an encrypted one"
+    )
+
+
+def _account(key: bytes, where: str) -> LocalAccount:
+    try:
+        account: LocalAccount = Account.from_key(key)
+    except ValueError:  # zero, or not below the curve's order; the library's own message may repeat the key
+        raise ConfigError(f"{where} holds a number that is not a private key: create a new key") from None
+    return account
