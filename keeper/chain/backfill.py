@@ -1,0 +1,165 @@
+"""Logs over long ranges of blocks, in order and without gaps, in steps as large as the node allows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+from keeper.chain import wire
+from keeper.chain.pool import Endpoint, Pool
+from keeper.chain.providers import Call
+from keeper.chain.refusals import Kind, Refusal, Unanswered, suggested_last
+from keeper.errors import Transient
+from keeper.model import Address, Log, Watch
+
+Range = tuple[int, int, list[Log]]
+
+_SLOW = 5.0  # seconds; a range that took longer is not made larger
+_MANY = 5_000  # logs; likewise
+_MOST = 100_000  # blocks; no request is larger
+
+
+class Backfill:
+    """``eth_getLogs`` over ranges. What a node allows is remembered with its endpoint."""
+
+    def __init__(self, pool: Pool, *, ahead: int = 4) -> None:
+        self._pool = pool
+        self._ahead = ahead
+
+    async def ranges(self, watch: Watch, first: int, last: int) -> AsyncIterator[Range]:
+        """Ranges (first, last, logs) that cover `first`…`last` exactly once, in order; several are fetched ahead.
+
+        Raises Transient or BadData when a range cannot be had from any endpoint; nothing is ever skipped.
+        """
+        pending: deque[asyncio.Task[list[Range]]] = deque()
+        cursor = first
+        try:
+            while cursor <= last or pending:
+                while cursor <= last and len(pending) < self._ahead:
+                    span = max((e.span for e in self._pool.candidates()[:1]), default=1)
+                    end = min(last, cursor + span - 1)
+                    pending.append(asyncio.create_task(self._cover(watch, cursor, end)))
+                    cursor = end + 1
+                for item in await pending[0]:
+                    yield item
+                pending.popleft()
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _cover(self, watch: Watch, first: int, last: int) -> list[Range]:
+        done: list[Range] = []
+        cursor = first
+        while cursor <= last:
+            done.append(await self._pool.run(partial(_fetch, watch=watch, first=cursor, last=last)))
+            cursor = done[-1][1] + 1
+        return done
+
+
+async def _fetch(endpoint: Endpoint, watch: Watch, first: int, last: int) -> Range:
+    """One range beginning at `first` that this endpoint answers, made smaller until it does."""
+    end = min(last, first + endpoint.span - 1)
+    while True:
+        groups = address_groups(watch, endpoint)
+        calls: list[Call] = [_call(group, watch, first, end) for group in groups]
+        # A node that lacks the range's last block would answer with fewer logs and no error.
+        calls.append(("eth_getBlockByNumber", [hex(end), False]))
+        started = time.monotonic()
+        try:
+            results = await _send(endpoint, calls)
+            header = wire.head(results[-1], f"block {end}")
+            truncated = end > first and any(_looks_truncated(raw) for raw in results[:-1])
+            if truncated:
+                end = first + (end - first) // 2
+                continue
+            found = _merge(results[:-1], watch, first, end)
+            if header.number != end:
+                raise Transient(f"{endpoint.label} answered block {header.number} where block {end} was asked for")
+        except Refusal as error:
+            if error.kind is not Kind.RANGE:
+                raise
+            end = _smaller(endpoint, watch, first, end, error)
+            continue
+        except Unanswered:
+            # A query that is too heavy often ends in silence; the next try, perhaps elsewhere, is a smaller one.
+            endpoint.span = max((end - first + 1) // 2, 1)
+            raise
+        _grow(endpoint, end - first + 1, len(found), time.monotonic() - started)
+        return first, end, found
+
+
+async def _send(endpoint: Endpoint, calls: Sequence[Call]) -> list[Any]:
+    results: list[Any] = []
+    for start in range(0, len(calls), endpoint.calls):
+        try:
+            part = await endpoint.link.call(calls[start : start + endpoint.calls])
+        except Refusal as error:
+            # Refused as a whole: it may be the batch that is too large, or one of its parts.
+            if error.kind not in (Kind.RANGE, Kind.INVALID, Kind.UNSUPPORTED) or len(calls) == 1:
+                raise
+            part = [(await endpoint.link.call([call]))[0] for call in calls[start : start + endpoint.calls]]
+        results += part
+    for result in results:
+        if isinstance(result, Refusal):
+            raise result
+    return results
+
+
+def address_groups(watch: Watch, endpoint: Endpoint) -> list[list[Address]]:
+    """The watched addresses in filters no longer than the endpoint takes."""
+    addresses = sorted(watch.addresses)
+    return [addresses[i : i + endpoint.addresses] for i in range(0, len(addresses), endpoint.addresses)]
+
+
+def _call(group: list[Address], watch: Watch, first: int, end: int) -> Call:
+    condition = {**wire.log_filter(group, watch.topics), "fromBlock": hex(first), "toBlock": hex(end)}
+    return ("eth_getLogs", [condition])
+
+
+def _merge(raws: Sequence[Any], watch: Watch, first: int, end: int) -> list[Log]:
+    if len(raws) == 1:
+        return wire.logs(raws[0], watch, first, end)
+    joined: list[Any] = []
+    for raw in raws:
+        joined += raw if isinstance(raw, list) else [raw]
+    return wire.logs(joined, watch, first, end)
+
+
+def _looks_truncated(raw: Any) -> bool:
+    """Some proxies cut an answer at a round number instead of refusing it; such a one is asked for again in halves."""
+    return isinstance(raw, list) and len(raw) >= 1_000 and len(raw) % 1_000 == 0
+
+
+def _smaller(endpoint: Endpoint, watch: Watch, first: int, end: int, error: Refusal) -> int:
+    """The end of the next, smaller range; raises `error` when nothing can be made smaller."""
+    span = end - first + 1
+    complains_of_addresses = "address" in error.reason.lower()
+    if endpoint.addresses > 1 and len(watch.addresses) > 1 and (complains_of_addresses or span == 1):
+        endpoint.addresses = max(min(endpoint.addresses, len(watch.addresses)) // 2, 1)
+        return end
+    if span == 1:
+        # As small as it gets: from here on it is this endpoint's failure, and another one's turn.
+        raise Refusal(Kind.OTHER, error.code, f"{error.reason} (for the single block {first})", endpoint.label)
+    endpoint.span_ceiling = min(endpoint.span_ceiling, span - 1)
+    hint = suggested_last(error.reason, first)
+    if hint is not None and hint < end:
+        endpoint.span = hint - first + 1
+        return hint
+    endpoint.span = span // 2
+    return first + endpoint.span - 1
+
+
+def _grow(endpoint: Endpoint, span: int, logs: int, seconds: float) -> None:
+    if span < endpoint.span:
+        return  # the end of the history, or a range already cut: says nothing about the limit
+    if seconds > _SLOW or logs > _MANY:
+        endpoint.span = max(span * 3 // 4, 1)
+        return
+    # The ceiling was set by one dense or unlucky range: it gives way slowly, so that sparse history stays fast.
+    endpoint.span_ceiling += max(endpoint.span_ceiling // 64, 1)
+    endpoint.span = min(span * 2, endpoint.span_ceiling, _MOST)
