@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,13 +39,17 @@ class Hand:
 
     Outside `block()` every send is mined at once, alone in its block, and a revert raises `Reverted`. Time moves
     `step` seconds per block and the base fee stays where it is put, so that a run depends only on what is asked.
+    With `wall_clock` a block carries the time of day instead (at least one second after its parent).
     """
 
-    def __init__(self, rpc: Rpc, world: World, *, step: int = 12, base_fee: int = BASE_FEE) -> None:
+    def __init__(
+        self, rpc: Rpc, world: World, *, step: int = 12, base_fee: int = BASE_FEE, wall_clock: bool = False
+    ) -> None:
         self.rpc = rpc
         self.world = world
         self.step = step
         self.base_fee = base_fee
+        self.wall_clock = wall_clock
         self._paid: set[str] = set()
         self._sent: list[tuple[str, str, dict[str, str]]] = []
         self._collecting = False
@@ -104,7 +109,10 @@ class Hand:
         """Mine, each block `seconds` (default: `step`) after the one before; returns the last block's receipts."""
         now = self.now
         for _ in range(blocks):
-            now += self.step if seconds is None else seconds
+            if seconds is None and self.wall_clock:
+                now = max(now + 1, int(time.time()))
+            else:
+                now += self.step if seconds is None else seconds
             self.rpc.request("anvil_setNextBlockBaseFeePerGas", hex(self.base_fee))
             self.rpc.request("evm_mine", {"timestamp": now, "blocks": 1})
         receipts: list[dict[str, Any]] = self.rpc.request("eth_getBlockReceipts", "latest")
@@ -113,7 +121,10 @@ class Hand:
             status = {receipt["transactionHash"]: int(receipt["status"], 16) for receipt in receipts}
             for number, what, transaction in sent:
                 if status.get(number) != 1:
-                    raise Reverted(what, self._reason(transaction) if number in status else "it was not mined")
+                    raise Reverted(
+                        f"{what} by {transaction['from']}",
+                        self._reason(transaction) if number in status else "it was not mined",
+                    )
         return receipts
 
     def mine_until(self, timestamp: int) -> None:

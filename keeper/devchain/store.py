@@ -37,11 +37,8 @@ def stored(name: str, build: Callable[[Path], None]) -> Path:
     target = cache_root() / name
     if target.is_dir():
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(target.name + ".lock")):
-            if target.is_dir():
-                return target
+    with _locked(target):
+        if not target.is_dir():  # another process may have built it while this one waited
             scratch = Path(tempfile.mkdtemp(prefix=target.name + ".", dir=target.parent))
             try:
                 build(scratch)
@@ -49,15 +46,18 @@ def stored(name: str, build: Callable[[Path], None]) -> Path:
             except BaseException:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise
-    except PermissionError as error:
-        raise ConfigError(
-            f"the cache {target.parent} cannot be written: set KEEPER_CACHE to a directory that can"
-        ) from error
     return target
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
+def _locked(target: Path) -> Iterator[None]:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = target.with_name(target.name + ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"the cache {target.parent} cannot be written ({error.strerror}): set KEEPER_CACHE to a directory that can"
+        ) from error
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
