@@ -68,16 +68,29 @@ class Simulator:
         """
         if not trials:
             return []
-        if self._has_simulate:
+        if self._has_simulate and len(trials) > 1:
             requests = [("eth_simulateV1", self._simulate_params(head, timestamp, trial)) for trial in trials]
             try:
-                answers = await self._client.batch(requests)
-                return [self._simulated(head, answer) for answer in answers]
+                return [self._simulated(head, answer) for answer in await self._client.batch(requests)]
             except Refusal as refusal:
-                if refusal.kind not in _CANNOT and not _invalid_transaction(refusal):
-                    raise
-                self._has_simulate = refusal.kind is not Kind.UNSUPPORTED
-        return list(await asyncio.gather(*(self._call(head, timestamp, trial) for trial in trials)))
+                self._check(refusal)  # one of the trials is at fault, or the method: ask for each by itself
+        return list(await asyncio.gather(*(self._one(head, timestamp, trial) for trial in trials)))
+
+    async def _one(self, head: Head, timestamp: int, trial: Trial) -> Simulation:
+        if self._has_simulate:
+            try:
+                params = self._simulate_params(head, timestamp, trial)
+                return self._simulated(head, await self._client.request("eth_simulateV1", params))
+            except Refusal as refusal:
+                self._check(refusal)
+        return await self._call(head, timestamp, trial)
+
+    def _check(self, refusal: Refusal) -> None:
+        """Raise a refusal after which `eth_call` would be no better."""
+        if refusal.kind is Kind.UNSUPPORTED:
+            self._has_simulate = False
+        elif refusal.kind not in _CANNOT and not _invalid_transaction(refusal):
+            raise refusal
 
     def _simulate_params(self, head: Head, timestamp: int, trial: Trial) -> list[Any]:
         block = {

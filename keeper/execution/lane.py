@@ -1,0 +1,193 @@
+"""One owner per key: every nonce of a signer is given out, signed, sent, replaced and cancelled here, in turn."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from keeper.chain.wire import quantity
+from keeper.errors import Halt
+from keeper.execution.fees import Bid, bump_up, highest_base_fee
+from keeper.execution.replies import Answer, Reception, Sender, combine
+from keeper.execution.signer import Signer, Unsigned
+from keeper.execution.verdicts import OPEN, WITH_RECEIPT
+from keeper.model import Address, Attempt, AttemptState, Head, Order, Signed, TxKind, Verdict
+from keeper.ports import Ledger
+
+_S = AttemptState
+
+
+@dataclass(frozen=True, slots=True)
+class LanePolicy:
+    """When to give up and how to replace. Ages are blocks, fees wei per gas."""
+
+    max_age: int = 12  # a liquidation not mined this long after its simulation is cancelled
+    rebroadcast_every: int = 3  # blocks after which the same transaction is handed out again
+    bump_every: int = 3  # blocks after which a cancellation that is not mined offers more
+    bump_percent: int = 13  # nodes want 10 % more (geth, reth, anvil), some 12.5 % (erigon's older default)
+    min_tip: int = 10**9  # least tip of a cancellation
+    max_fee: int = 500 * 10**9  # no replacement offers more
+    cancel_gas: int = 21_000  # a self-transfer; more where the chain charges for data
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What became of an order."""
+
+    attempt_id: str
+    nonce: int
+    reception: Reception
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    head: Head
+    latest: int  # nonces below are spent at `head`
+    pending: int  # nonces below are spent or wait in the node's pool, whoever sent them
+
+
+class Lane:
+    """Owns the nonces of one signer. Its methods run one at a time.
+
+    Each step is in the ledger before it is taken: the nonce before the signature, the signature before the sending, and
+    that it was sent before anything else happens. A nonce is given out when no unsettled attempt holds it, so that
+    gaps are filled first.
+    """
+
+    def __init__(self, client: Sender, ledger: Ledger, signer: Signer, policy: LanePolicy | None = None) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._signer = signer
+        self.policy = policy or LanePolicy()
+        self._turn = asyncio.Lock()
+        self._counts: _Counts | None = None
+        self._cancelled_at: dict[str, int] = {}  # attempt -> head number at which its newest cancellation was signed
+
+    @property
+    def address(self) -> Address:
+        """The signer's address."""
+        return self._signer.address
+
+    def observe(self, head: Head, latest: int, pending: int) -> None:
+        """Take the signer's transaction counts as read at `head`, so that `submit` need not ask."""
+        self._counts = _Counts(head, latest, pending)
+
+    async def submit(self, order: Order) -> Sending:
+        """Sign and send `order` at the next free nonce.
+
+        Raises Transient when the nonce cannot be read (nothing was written), Halt when the ledger cannot be written.
+        """
+        async with self._turn:
+            nonce = await self._next_nonce(order.head)
+            attempt = await self._ledger.intend(order, self.address, nonce)
+            offer = Bid(order.gas_limit, order.max_fee, order.tip)
+            tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
+            answer = combine(await self._client.send_raw(tx.raw))
+            if answer.reception is Reception.ACCEPTED:
+                await self._ledger.sent(attempt.id, order.head.number)
+            elif answer.reception.refused:
+                # Nobody has it, so it holds nothing up; it is watched until its nonce is spent all the same.
+                self._counts = None
+                detail = f"refused ({answer.reception}): {answer.detail}"
+                await self._ledger.record([Verdict(attempt.id, _S.DROPPED, detail)])
+            return Sending(attempt.id, nonce, answer.reception, answer.detail)
+
+    async def rebroadcast(self, attempt: Attempt, head: Head) -> Answer:
+        """Hand out the attempt's newest transaction again, byte for byte."""
+        async with self._turn:
+            answer = combine(await self._client.send_raw(attempt.raw))
+            if answer.reception is Reception.ACCEPTED:
+                await self._ledger.sent(attempt.id, head.number)
+            return answer
+
+    async def cancel(self, attempt: Attempt, head: Head) -> Answer | None:
+        """Outbid the attempt's own transactions with a self-transfer at the same nonce; None when too dear."""
+        async with self._turn:
+            offer = self._outbid(attempt, head)
+            if offer is None:
+                return None
+            tx = await self._sign(attempt, TxKind.CANCEL, self.address, b"", offer)
+            self._cancelled_at[attempt.id] = head.number
+            answer = combine(await self._client.send_raw(tx.raw))
+            if answer.reception is Reception.ACCEPTED:
+                await self._ledger.sent(attempt.id, head.number)
+            return answer
+
+    async def speed_up(self, attempt: Attempt, order: Order, head: Head) -> Answer | None:
+        """Replace the attempt's transaction by `order`, re-simulated at `head`, at the same nonce.
+
+        The order's fees count as its ceiling: None when they do not outbid what is out there by enough.
+        """
+        async with self._turn:
+            newest = attempt.txs[-1]
+            if newest.kind is TxKind.CANCEL or order.id != attempt.id:
+                return None
+            percent = self.policy.bump_percent
+            if order.max_fee < bump_up(newest.max_fee, percent) or order.tip < bump_up(newest.tip, percent):
+                return None
+            offer = Bid(order.gas_limit, order.max_fee, order.tip)
+            tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
+            answer = combine(await self._client.send_raw(tx.raw))
+            if answer.reception is Reception.ACCEPTED:
+                await self._ledger.sent(attempt.id, head.number)
+            return answer
+
+    async def tend(self, attempt: Attempt, head: Head, *, wanted: bool = True, now: bool = False) -> None:
+        """Do what an open attempt needs at `head`: nothing, a rebroadcast, a cancellation or a dearer one.
+
+        `now` rebroadcasts at once: after a restart or a reorganisation.
+        """
+        if not attempt.txs or attempt.signer != self.address:
+            return
+        if attempt.txs[-1].kind is TxKind.CANCEL:
+            since = self._cancelled_at.setdefault(attempt.id, head.number)
+            give_up = head.number - since >= self.policy.bump_every
+        else:
+            give_up = not wanted or head.number - attempt.head_number >= self.policy.max_age
+        if give_up and await self.cancel(attempt, head):
+            return
+        last = attempt.sent_number
+        if now or last is None or not 0 <= head.number - last < self.policy.rebroadcast_every:
+            await self.rebroadcast(attempt, head)
+
+    async def _sign(self, attempt: Attempt, kind: TxKind, to: Address, data: bytes, offer: Bid) -> Signed:
+        unsigned = Unsigned(kind, attempt.nonce, to, data, offer.gas_limit, offer.max_fee, offer.tip)
+        tx = await self._signer.sign(unsigned)
+        if tx.nonce != attempt.nonce or tx.hash is None:
+            raise Halt(f"the signer of {self.address} signed another nonce than {attempt.nonce}: do not use it")
+        await self._ledger.signed(attempt.id, tx)
+        return tx
+
+    async def _next_nonce(self, head: Head) -> int:
+        held = {a.nonce for a in await self._ledger.unsettled() if a.signer == self.address and _holds_nonce(a)}
+        if self._counts is None or self._counts.head != head:
+            latest, pending = await self._client.batch(counts_request(self.address, head))
+            self.observe(head, quantity(latest, "a transaction count"), quantity(pending, "a transaction count"))
+        assert self._counts is not None
+        # What waits in the pool and is not ours was sent by somebody else with this key: it is left to be mined.
+        nonce = self._counts.latest
+        while nonce in held or nonce < self._counts.pending:
+            nonce += 1
+        return nonce
+
+    def _outbid(self, attempt: Attempt, head: Head) -> Bid | None:
+        percent = self.policy.bump_percent
+        tip = max(self.policy.min_tip, *(bump_up(tx.tip, percent) for tx in attempt.txs))
+        base = highest_base_fee(head.next_base_fee(), self.policy.bump_every)
+        max_fee = max(base + tip, *(bump_up(tx.max_fee, percent) for tx in attempt.txs))
+        if max_fee > self.policy.max_fee:
+            return None
+        return Bid(self.policy.cancel_gas, max_fee, tip)
+
+
+def counts_request(signer: Address, head: Head) -> list[tuple[str, list[object]]]:
+    """Two requests: the signer's transaction count at `head`, and with the node's pool."""
+    return [
+        ("eth_getTransactionCount", [signer, {"blockHash": head.hash}]),
+        ("eth_getTransactionCount", [signer, "pending"]),
+    ]
+
+
+def _holds_nonce(attempt: Attempt) -> bool:
+    return attempt.state in OPEN or attempt.state in WITH_RECEIPT

@@ -1,0 +1,102 @@
+"""Following what was sent: at every head, what the chain says about each unsettled attempt."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from keeper.chain.refusals import Kind, Refusal
+from keeper.chain.wire import quantity
+from keeper.errors import Transient
+from keeper.execution.lane import Lane, counts_request
+from keeper.execution.receipt import Receipt, parse
+from keeper.execution.reverts import decode_revert
+from keeper.execution.verdicts import OPEN, Evidence, judge
+from keeper.model import Address, Attempt, AttemptState, Hash, Head, TxKind, Verdict
+from keeper.ports import Client, Ledger
+
+
+class Tracker:
+    """Settles attempts against the chain. One round trip per head and signer while something is unsettled, else none.
+
+    An attempt with a signature stays unsettled until its nonce is spent under `confirmations` blocks: until then a
+    reorganisation puts it back to `SENT`, and whatever takes the nonce is found out.
+    """
+
+    def __init__(self, client: Client, ledger: Ledger, lane: Lane | None, confirmations: int = 12) -> None:
+        """Without a lane it only watches."""
+        self._client = client
+        self._ledger = ledger
+        self._lane = lane
+        self._confirmations = confirmations
+        self._missing: dict[str, int] = {}  # attempt -> head at which its nonce was first spent without a receipt
+
+    async def settle(self, head: Head, *, act: bool = True) -> list[Verdict]:
+        """Bring the ledger up to `head` and, with `act`, tend what is still open. Returns what changed.
+
+        Raises Transient when the node does not know `head` (any more); the ledger is then as it was.
+        """
+        attempts = await self._ledger.unsettled()
+        changed: list[Verdict] = []
+        for signer, mine in groupby(attempts, key=lambda attempt: attempt.signer):
+            changed += await self._settle(signer, list(mine), head)
+        if changed:
+            await self._ledger.record(changed)
+            attempts = await self._ledger.unsettled()
+        still = {attempt.id for attempt in attempts}
+        self._missing = {key: seen for key, seen in self._missing.items() if key in still}
+        if act and self._lane is not None:
+            undone = {verdict.attempt_id for verdict in changed if verdict.state is AttemptState.SENT}
+            for attempt in attempts:
+                if attempt.state in OPEN and attempt.id not in self._missing:
+                    await self._lane.tend(attempt, head, now=attempt.id in undone)
+        return changed
+
+    async def _settle(self, signer: Address, attempts: list[Attempt], head: Head) -> list[Verdict]:
+        hashes = [tx.hash for attempt in attempts for tx in attempt.txs if tx.hash is not None]
+        answers = await self._client.batch(
+            [*counts_request(signer, head), *(("eth_getTransactionReceipt", [tx_hash]) for tx_hash in hashes)]
+        )
+        latest, pending = (quantity(answer, "a transaction count") for answer in answers[:2])
+        if self._lane is not None and self._lane.address == signer:
+            self._lane.observe(head, latest, pending)
+        receipts = {receipt.tx_hash: receipt for receipt in map(parse, answers[2:]) if receipt is not None}
+        evidence = Evidence(head, latest, receipts, await self._reverts(attempts, receipts))
+        verdicts: list[Verdict] = []
+        for nonce, group in groupby(attempts, key=lambda attempt: attempt.nonce):
+            members = list(group)
+            found = judge(members, evidence, self._confirmations, lambda attempt: self._is_missing(attempt, head))
+            verdicts += found
+            if latest <= nonce or any(verdict.outcome for verdict in found):
+                for member in members:
+                    self._missing.pop(member.id, None)
+        return verdicts
+
+    def _is_missing(self, attempt: Attempt, head: Head) -> bool:
+        return self._missing.setdefault(attempt.id, head.number) < head.number
+
+    async def _reverts(self, attempts: list[Attempt], receipts: dict[Hash, Receipt]) -> dict[Hash, str]:
+        """Why newly reverted liquidations did: the same call again, on the state before their block."""
+        found: dict[Hash, str] = {}
+        for attempt in attempts:
+            for tx in attempt.txs:
+                receipt = receipts.get(tx.hash) if tx.hash is not None else None
+                if receipt is None or receipt.succeeded or tx.kind is TxKind.CANCEL:
+                    continue
+                if receipt.block_hash == attempt.ended_hash:
+                    found[receipt.tx_hash] = attempt.detail  # looked into at an earlier head
+                else:
+                    found[receipt.tx_hash] = await self._replay(receipt)
+        return found
+
+    async def _replay(self, receipt: Receipt) -> str:
+        try:
+            sent = await self._client.request("eth_getTransactionByHash", [receipt.tx_hash])
+            call = {"from": sent["from"], "to": sent["to"], "input": sent["input"], "gas": sent["gas"]}
+            await self._client.request("eth_call", [call, hex(receipt.number - 1)])
+        except Refusal as refusal:
+            if refusal.kind is Kind.REVERT and refusal.data is not None:
+                return decode_revert(refusal.data)
+            return f"reverted, and the node cannot say why ({refusal.reason})"
+        except (Transient, KeyError, TypeError):
+            return "reverted, and the node cannot say why"
+        return "reverted by what came before it in its block: it would have succeeded on the state before"
