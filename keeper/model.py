@@ -91,10 +91,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What a mirror wants from `eth_getLogs`: any of these topic0 at any of these addresses."""
+    """What a mirror wants from `eth_getLogs`: any of these topic0 at any of these addresses.
+
+    `indexed` are further positions: any of these words there, an empty set for any word. It only saves traffic: who
+    answers may leave it out, who asks filters again.
+    """
 
     addresses: frozenset[Address]
     topics: frozenset[str]
+    indexed: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +286,8 @@ class Plan:
        rest = seized − repaid − premium (the unspent part included, being the same token); gain = rest, or
        sell.amount_out with `sell` exact-in of rest.
 
-    In every loan `loan.amount` is `budget`, and neither route trades in a pool of `loan.locks`.
+    In every loan `loan.amount` is `budget`. `buy`, and the `sell` of 3, run while the loan is open and trade in no pool
+    of `loan.locks`; any other `sell` runs when the loan is closed.
     """
 
     market: str

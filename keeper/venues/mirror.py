@@ -1,0 +1,301 @@
+"""What every factory of pools has in common: finding them, following their logs, distrusting single ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import orjson
+
+from keeper.errors import BadData
+from keeper.model import Address, Block, Head, Log, Read, Skip, SkipReason, Watch
+from keeper.ports import Client
+from keeper.rewind import Rewind
+
+_READS_PER_REQUEST = 500
+_REORG_MARGIN = 256  # blocks of old factory logs looked at again after a restart
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInfo:
+    """What never changes about a pool. `fee` in pips (1e-6); `spacing` is 0 where there are no ticks."""
+
+    address: Address
+    token0: Address
+    token1: Address
+    fee: int
+    spacing: int = 0
+
+
+class _Pool(Protocol):
+    @property
+    def address(self) -> Address: ...
+
+
+P = TypeVar("P", bound=_Pool)
+
+
+class PoolMirror(ABC, Generic[P]):
+    """The pools of one factory between the tokens that matter, each an immutable value replaced by its events.
+
+    A pool whose logs contradict what is known of it, or that the audit finds different, is *stale*: left out of
+    `pools` and re-read by the next `refresh`. The mirror as a whole is unknown before `load` and after `distrust`.
+    """
+
+    # Set by the subclass.
+    version: str
+    created: str  # topic0 of the factory's event
+    followed: frozenset[str]  # topic0 of the pools' events
+
+    def __init__(self, name: str, factory: Address, start_block: int, tokens: Iterable[Address]) -> None:
+        self.name = name
+        self.factory = factory
+        self._start_block = start_block
+        self._tokens = frozenset(tokens)
+        self._scanned = start_block - 1
+        self._infos: dict[Address, PoolInfo] = {}
+        self._states: dict[Address, P] = {}
+        self._stale: dict[Address, str] = {}
+        self._unusable: dict[Address, str] = {}
+        self._rewind = Rewind()
+        self._number: int | None = None
+        self._distrusted = "it has not been loaded"
+        self._cursor = 0
+
+    # ------------------------------------------------------------------------------------------ for the router
+
+    def pools(self) -> list[P]:
+        """Pools that can be quoted exactly now; none while the mirror is unknown."""
+        if self._distrusted:
+            return []
+        return [pool for address, pool in self._states.items() if address not in self._stale]
+
+    def pool(self, address: Address) -> P | None:
+        """One of `pools`, or None."""
+        return None if self._distrusted or address in self._stale else self._states.get(address)
+
+    @property
+    def excluded(self) -> Mapping[Address, str]:
+        """Known pools that are not quoted, each with the reason."""
+        return self._unusable | self._stale
+
+    # --------------------------------------------------------------------------------------------- ports.Mirror
+
+    @property
+    def history_from(self) -> int | None:
+        """None: the present state is read."""
+        return None
+
+    @property
+    def dirty(self) -> bool:
+        """Some pool has to be re-read."""
+        return bool(self._stale)
+
+    def watch(self) -> Watch:
+        """The factory and every known pool."""
+        return Watch(frozenset({self.factory, *self._infos}), self.followed | {self.created})
+
+    def reads(self) -> tuple[Read, ...]:
+        """Nothing is read at every head."""
+        return ()
+
+    def observe(self, head: Head, answers: Sequence[bytes | None]) -> None:
+        """Nothing to take."""
+
+    def apply(self, block: Block) -> None:
+        """Advance by one block; a log that makes no sense makes its pool stale, only a factory's raises BadData."""
+        self._rewind.begin(block.head.number)
+        for log in block.logs:
+            self._take(log)
+        self._number = block.head.number
+
+    def replay(self, logs: Sequence[Log]) -> None:
+        """Advance over old blocks, without undo records."""
+        for log in logs:
+            self._take(log)
+            self._number = log.block_number
+
+    def rewind(self, number: int) -> None:
+        """Return to the state after block `number`; raises BadData when that is no longer known."""
+        if self._number is None or number >= self._number:
+            return
+        self._rewind.back(number)
+        self._number = number
+        self._scanned = min(self._scanned, number)
+
+    def distrust(self, reason: str) -> None:
+        """Offer no pool until `load` has read everything anew."""
+        self._distrusted = reason or "it was distrusted without a reason"
+
+    def follow(self, tokens: Iterable[Address]) -> None:
+        """Add tokens that matter; their pools are there after the next `load`."""
+        added = frozenset(tokens) - self._tokens
+        if added:
+            self._tokens |= added
+            self._scanned = self._start_block - 1
+            self._distrusted = f"the pools of {len(added)} new tokens have not been loaded"
+
+    async def load(self, client: Client, head: Head) -> None:
+        """Find the factory's pools up to `head` and read them all there."""
+        words = frozenset("0x" + "00" * 12 + token[2:] for token in self._tokens)
+        watch = Watch(frozenset({self.factory}), frozenset({self.created}), (words, words))
+        first = max(self._start_block, self._scanned + 1 - _REORG_MARGIN)
+        infos = dict(self._infos)
+        if first <= head.number:
+            async for _, _, logs in client.logs(watch, first, head.number):
+                found = (self._created(log) for log in logs)
+                infos.update((info.address, info) for info in found if self._matters(info))
+        states, unusable = await self._read_all(client, head, list(infos.values()))
+        self._rewind.clear()
+        self._infos, self._states, self._unusable, self._stale = infos, states, unusable, {}
+        self._scanned = self._number = head.number
+        self._distrusted = ""
+
+    async def refresh(self, client: Client, head: Head) -> None:
+        """Re-read every stale pool at `head`."""
+        wanted = list(self._stale)
+        if not wanted:
+            return
+        states, unusable = await self._read_all(client, head, [self._infos[address] for address in wanted])
+        self._rewind.begin(head.number)
+        for address in wanted:
+            self._rewind.delete(self._stale, address)
+            if address in states:
+                self._rewind.set(self._states, address, states[address])
+                self._rewind.delete(self._unusable, address)
+            else:
+                self._rewind.delete(self._states, address)
+                self._rewind.set(self._unusable, address, unusable[address])
+        self._number = head.number
+
+    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
+        """Compare the next `sample` pools with the chain at `head`, which must be the block they stand at.
+
+        A Skip names the first difference; every pool that differs is stale from then on.
+        """
+        pools = self.pools()
+        if not pools or head.number != self._number:
+            return None
+        picked = [pools[(self._cursor + i) % len(pools)] for i in range(min(sample, len(pools)))]
+        self._cursor += len(picked)
+        read = await self._differences(client, head, picked)
+        for address, difference in read.items():
+            self._rewind.set(self._stale, address, difference)
+        if not read:
+            return None
+        address, difference = next(iter(read.items()))
+        detail = f"{self.name} pool {address} is not what the chain says at block {head.number}: {difference}"
+        return Skip(SkipReason.MARKET_UNKNOWN, detail, {"pools": len(read)})
+
+    def snapshot(self) -> bytes:
+        """Pools and their states; amounts as decimal text."""
+        infos = [[i.address, i.token0, i.token1, i.fee, i.spacing] for i in self._infos.values()]
+        states = {address: self._dump(pool) for address, pool in self._states.items() if address not in self._stale}
+        return orjson.dumps(
+            {
+                "version": self.version,
+                "factory": self.factory,
+                "start": self._start_block,
+                "tokens": sorted(self._tokens),
+                "number": self._number,
+                "scanned": self._scanned,
+                "pools": infos,
+                "states": states,
+                "unusable": self._unusable,
+                "distrusted": self._distrusted,
+            }
+        )
+
+    def restore(self, data: bytes) -> None:
+        """Take a snapshot of the same factory and tokens; raises BadData otherwise."""
+        try:
+            raw = orjson.loads(data)
+            if (raw["version"], raw["factory"], raw["start"]) != (self.version, self.factory, self._start_block):
+                raise BadData(f"the snapshot of {self.name} belongs to another factory or version: delete it")
+            if not self._tokens <= frozenset(raw["tokens"]):
+                raise BadData(f"the snapshot of {self.name} was made for other tokens: delete it")
+            infos = {
+                Address(i[0]): PoolInfo(Address(i[0]), Address(i[1]), Address(i[2]), i[3], i[4]) for i in raw["pools"]
+            }
+            states = {Address(a): self._undump(infos[Address(a)], s) for a, s in raw["states"].items()}
+            number, scanned, distrusted = raw["number"], int(raw["scanned"]), str(raw["distrusted"])
+            unusable = {Address(a): str(reason) for a, reason in raw["unusable"].items()}
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise BadData(f"the snapshot of {self.name} cannot be read ({error}): delete it") from error
+        self._rewind.clear()
+        self._infos, self._states, self._unusable = infos, states, unusable
+        self._stale = {
+            a: "it was stale when the snapshot was made" for a in infos if a not in states and a not in unusable
+        }
+        self._number, self._scanned, self._distrusted = number, scanned, distrusted
+
+    # ------------------------------------------------------------------------------------------ for a subclass
+
+    @abstractmethod
+    def _created(self, log: Log) -> PoolInfo:
+        """The pool a factory's log announces; raises BadData when it cannot be decoded."""
+
+    @abstractmethod
+    def _advance(self, pool: P, log: Log) -> P | None:
+        """The pool after one of its logs; None when it is not usable any more; raises BadData on a contradiction."""
+
+    @abstractmethod
+    def _born(self, info: PoolInfo, log: Log) -> P | None:
+        """The first state of a pool, from a log that came while it had none."""
+
+    @abstractmethod
+    async def _read_all(
+        self, client: Client, head: Head, infos: Sequence[PoolInfo]
+    ) -> tuple[dict[Address, P], dict[Address, str]]:
+        """States at `head`, and why each of the others has none."""
+
+    @abstractmethod
+    async def _differences(self, client: Client, head: Head, pools: Sequence[P]) -> dict[Address, str]:
+        """What is different on chain, for the pools where something is."""
+
+    @abstractmethod
+    def _dump(self, pool: P) -> Any:
+        """A state as JSON."""
+
+    @abstractmethod
+    def _undump(self, info: PoolInfo, raw: Any) -> P:
+        """The inverse of `_dump`."""
+
+    def _matters(self, info: PoolInfo) -> bool:
+        return info.token0 in self._tokens and info.token1 in self._tokens
+
+    def _take(self, log: Log) -> None:
+        if log.address == self.factory:
+            if log.topics and log.topics[0] == self.created:
+                info = self._created(log)
+                if self._matters(info) and info.address not in self._infos:
+                    self._rewind.set(self._infos, info.address, info)
+                    # Its first logs may be in this very block, which was fetched without knowing it.
+                    self._rewind.set(self._stale, info.address, "it was created just now")
+            return
+        known = self._infos.get(log.address)
+        if known is None or log.address in self._stale or not log.topics or log.topics[0] not in self.followed:
+            return
+        try:
+            pool = self._states.get(log.address)
+            after = self._born(known, log) if pool is None else self._advance(pool, log)
+        except BadData as error:
+            self._rewind.set(self._stale, log.address, str(error))
+            return
+        if after is not None:
+            self._rewind.set(self._states, log.address, after)
+            self._rewind.delete(self._unusable, log.address)
+        elif pool is not None:
+            self._rewind.delete(self._states, log.address)
+            self._rewind.set(self._unusable, log.address, "its last event emptied it")
+
+
+async def read_many(client: Client, head: Head, reads: Collection[Read]) -> list[bytes | None]:
+    """Views pinned to `head`, in requests a node will take."""
+    wanted = list(reads)
+    answers: list[bytes | None] = []
+    for start in range(0, len(wanted), _READS_PER_REQUEST):
+        answers += await client.read(wanted[start : start + _READS_PER_REQUEST], head)
+    return answers

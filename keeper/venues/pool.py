@@ -1,0 +1,52 @@
+"""What the router needs to know of a pool, whatever its kind."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+from keeper.model import Address
+
+
+class Pool(Protocol):
+    """One state of one pool: an immutable value with exact integer quotes.
+
+    `zero_for_one` sells token0. Amounts are base units; an amount of None means that the pool cannot take or give all
+    of it. Levels are floats and only screen: √(in/out) at the margin after the trade, fees included, so that trades
+    over several pools are split best where their levels agree.
+    """
+
+    @property
+    def venue(self) -> str: ...
+    @property
+    def address(self) -> Address: ...
+    @property
+    def token0(self) -> Address: ...
+    @property
+    def token1(self) -> Address: ...
+
+    def quote_in(self, zero_for_one: bool, amount_in: int) -> int | None:
+        """Output for exactly `amount_in`."""
+
+    def quote_out(self, zero_for_one: bool, amount_out: int) -> int | None:
+        """Input for exactly `amount_out`."""
+
+    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float] | None:
+        """(output, level afterwards); `amount_in` may be 0."""
+
+    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float] | None:
+        """(input, level afterwards); `amount_out` may be 0."""
+
+    def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
+        """(output, the pool afterwards)."""
+
+    def swap_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, Self] | None:
+        """(input, the pool afterwards)."""
+
+    def spot(self, zero_for_one: bool) -> tuple[int, int]:
+        """Marginal price before fees as (out, in)."""
+
+    def depth(self, zero_for_one: bool) -> int:
+        """Input that moves the price by about 2 %."""
+
+    def gas(self, zero_for_one: bool, amount_in: int) -> int:
+        """Expected gas of selling `amount_in` here, transfers included."""

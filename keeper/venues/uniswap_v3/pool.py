@@ -1,0 +1,208 @@
+"""A Uniswap V3 pool as an immutable value that quotes exactly as ``UniswapV3Pool.swap`` trades."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from math import sqrt
+from operator import neg
+from typing import NamedTuple, Self
+
+from keeper.model import Address
+from keeper.venues.uniswap_v3.swap_math import FEE_UNIT, full_step, partial_in, partial_out
+from keeper.venues.uniswap_v3.tick_math import tick_at_sqrt_ratio
+from keeper.venues.uniswap_v3.ticks import HIGHEST_PRICE, LOWEST_PRICE, Ladder, TickMap
+
+_Q96 = float(1 << 96)
+_MAX_AMOUNT = (1 << 255) - 1  # amountSpecified is an int256
+_IN, _OUT = 0, 1
+
+# Measured on the published bytecode: a swap inside one range with both transfers, and each initialised tick crossed.
+GAS_SWAP = 110_000
+GAS_TICK = 25_000
+
+
+class _Start(NamedTuple):
+    """The first step in one direction: everything about a quote that does not depend on its size."""
+
+    ladder: Ladder
+    first: int  # boundary it heads for, without the ladder's origin
+    amounts: tuple[int, int]  # in with fee, out of going all the way there
+    base: tuple[int, int]  # what to take off the ladder's sums to count from here
+
+
+class V3Pool:
+    """`sqrt_price` (Q64.96) and `tick` as in ``slot0``, `ticks` with fee and spacing. Treat as immutable.
+
+    What it remembers between quotes follows from these values alone.
+    """
+
+    __slots__ = (
+        "_level",
+        "_starts",
+        "address",
+        "liquidity",
+        "sqrt_price",
+        "tick",
+        "ticks",
+        "token0",
+        "token1",
+        "venue",
+    )
+
+    def __init__(
+        self, venue: str, address: Address, token0: Address, token1: Address, ticks: TickMap, sqrt_price: int, tick: int
+    ) -> None:
+        self.venue = venue
+        self.address = address
+        self.token0 = token0
+        self.token1 = token1
+        self.ticks = ticks
+        self.sqrt_price = sqrt_price
+        self.tick = tick
+        self.liquidity = ticks.liquidity_at(tick)
+        self._level = 1 / sqrt(1 - ticks.fee / FEE_UNIT)
+        self._starts: list[_Start | bool | None] = [False, False]  # False: not worked out yet
+
+    @property
+    def fee(self) -> int:
+        """Pips."""
+        return self.ticks.fee
+
+    def at(self, sqrt_price: int, tick: int) -> Self:
+        """The same liquidity at another price, as after a Swap event."""
+        return self.__class__(self.venue, self.address, self.token0, self.token1, self.ticks, sqrt_price, tick)
+
+    def over(self, ticks: TickMap) -> Self:
+        """The same price over other liquidity, as after a Mint or Burn event."""
+        return self.__class__(self.venue, self.address, self.token0, self.token1, ticks, self.sqrt_price, self.tick)
+
+    def quote_in(self, zero_for_one: bool, amount_in: int) -> int | None:
+        """Output for exactly `amount_in`; None when the pool cannot take it all."""
+        walked = self._walk(zero_for_one, amount_in, _IN)
+        return None if walked is None else walked[0]
+
+    def quote_out(self, zero_for_one: bool, amount_out: int) -> int | None:
+        """Input for exactly `amount_out`; None when the pool cannot give it all."""
+        walked = self._walk(zero_for_one, amount_out, _OUT)
+        return None if walked is None else walked[0]
+
+    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float] | None:
+        """(output, level afterwards)."""
+        return self._probe(zero_for_one, amount_in, _IN)
+
+    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float] | None:
+        """(input, level afterwards)."""
+        return self._probe(zero_for_one, amount_out, _OUT)
+
+    def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
+        """(output, the pool afterwards)."""
+        return self._swap(zero_for_one, amount_in, _IN)
+
+    def swap_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, Self] | None:
+        """(input, the pool afterwards)."""
+        return self._swap(zero_for_one, amount_out, _OUT)
+
+    def spot(self, zero_for_one: bool) -> tuple[int, int]:
+        """Marginal price before fees as (out, in)."""
+        square = self.sqrt_price * self.sqrt_price
+        return (square, 1 << 192) if zero_for_one else (1 << 192, square)
+
+    def depth(self, zero_for_one: bool) -> int:
+        """Input that moves the price by about 2 % (the sqrt price by 1 %), or all that it takes when that is less."""
+        start = self._start(zero_for_one)
+        if start is None:
+            return 0
+        target = self.sqrt_price * 99 // 100 if zero_for_one else self.sqrt_price * 100 // 99
+        ladder = start.ladder
+        reached = ladder.grow_to(target)
+        first = start.first + ladder.origin
+        if not reached:
+            return ladder.sums[_IN][-1] - start.base[_IN]
+        key = neg if zero_for_one else None
+        index = bisect_left(ladder.price, -target if zero_for_one else target, first, key=key)
+        if index == first:
+            return full_step(self.sqrt_price, target, self.liquidity, self.fee)[_IN]
+        rest = full_step(ladder.price[index - 1], target, ladder.liquidity[index], self.fee)[_IN]
+        return ladder.sums[_IN][index - 1] - start.base[_IN] + rest
+
+    def gas(self, zero_for_one: bool, amount_in: int) -> int:
+        """Expected gas of selling `amount_in` here: the swap and the initialised ticks it crosses."""
+        walked = self._walk(zero_for_one, amount_in, _IN)
+        if walked is None or walked[2] < 0:
+            return GAS_SWAP
+        ladder = self.ticks.ladder(zero_for_one)
+        return GAS_SWAP + GAS_TICK * self.ticks.crossed(self.tick, ladder.tick_after(walked[2]))
+
+    def _start(self, zero_for_one: bool) -> _Start | None:
+        known = self._starts[zero_for_one]
+        if isinstance(known, bool):
+            known = self._starts[zero_for_one] = self._make_start(zero_for_one)
+        return known
+
+    def _make_start(self, zero_for_one: bool) -> _Start | None:
+        # The contract refuses a swap whose price is already at the limit ("SPL").
+        if self.sqrt_price <= LOWEST_PRICE if zero_for_one else self.sqrt_price >= HIGHEST_PRICE:
+            return None
+        ladder = self.ticks.ladder(zero_for_one)
+        first = ladder.locate(self.tick)
+        if first is None:
+            return None
+        index = first + ladder.origin
+        amounts = (
+            full_step(self.sqrt_price, ladder.price[index], self.liquidity, self.fee) if self.liquidity else (0, 0)
+        )
+        base = (ladder.sums[_IN][index] - amounts[_IN], ladder.sums[_OUT][index] - amounts[_OUT])
+        return _Start(ladder, first, amounts, base)
+
+    def _walk(self, zero_for_one: bool, amount: int, side: int) -> tuple[int, int, int] | None:
+        """(amount of the other side, sqrt price after, last boundary reached or −1) of a swap that fixes `side`."""
+        if not 0 < amount <= _MAX_AMOUNT:
+            return None
+        start = self._starts[zero_for_one]
+        if isinstance(start, bool):
+            start = self._start(zero_for_one)
+        if start is None:
+            return None
+        ladder, first, amounts, base = start
+        partial = partial_out if side else partial_in
+        if amount < amounts[side]:
+            other, price = partial(self.sqrt_price, self.liquidity, amount, self.ticks.fee, zero_for_one)
+            first += ladder.origin
+            return other, price, first if price == ladder.price[first] else -1
+        wanted = amount + base[side]
+        index = ladder.find(side, wanted, first + ladder.origin)
+        if index is None:
+            return None
+        sums = ladder.sums
+        rest = wanted - sums[side][index]
+        if rest == 0:
+            return sums[1 - side][index] - base[1 - side], ladder.price[index], index
+        before = ladder.price[index - 1]
+        rest = wanted - sums[side][index - 1]
+        other, price = partial(before, ladder.liquidity[index], rest, self.ticks.fee, zero_for_one)
+        other += sums[1 - side][index - 1] - base[1 - side]
+        return other, price, index if price == ladder.price[index] else index - 1
+
+    def _swap(self, zero_for_one: bool, amount: int, side: int) -> tuple[int, Self] | None:
+        walked = self._walk(zero_for_one, amount, side)
+        if walked is None:
+            return None
+        other, price, reached = walked
+        ladder = self.ticks.ladder(zero_for_one)
+        if reached >= 0 and price == ladder.price[reached]:
+            tick = ladder.tick_after(reached)
+        else:
+            tick = self.tick if price == self.sqrt_price else tick_at_sqrt_ratio(price)
+        return other, self.at(price, tick)
+
+    def _probe(self, zero_for_one: bool, amount: int, side: int) -> tuple[int, float] | None:
+        if amount:
+            walked = self._walk(zero_for_one, amount, side)
+            if walked is None:
+                return None
+            other, price, _ = walked
+        elif self._start(zero_for_one) is None:
+            return None
+        else:
+            other, price = 0, self.sqrt_price
+        return other, (_Q96 / price if zero_for_one else price / _Q96) * self._level
