@@ -43,10 +43,6 @@ class Chain(Section):
         15.0, gt=0, description="An endpoint that has not answered by then is left for the next."
     )
     poll_interval: Seconds = Field(1.0, gt=0, description="How often an HTTP endpoint is asked for a new block.")
-    log_range: Whole = Field(
-        10_000, gt=0, description="Most blocks per eth_getLogs; shrinks by itself where a node allows less."
-    )
-    batch_size: Whole = Field(100, gt=0, description="Most requests in one JSON-RPC batch.")
     max_reorg_depth: Whole = Field(
         64, gt=0, description="Blocks that can be undone in memory; deeper ones cause a reload."
     )
@@ -149,6 +145,7 @@ class Strategy(Section):
         description="Priority fee: `fixed` tip, `percentile` of recent blocks' tips, or `share` of the simulated gain.",
     )
     tip: Wei = Field(10**9, description="Priority fee per gas with `fixed`; the least one with the other policies.")
+    max_tip: Wei = Field(50 * 10**9, description="Most priority fee per gas, whatever the policy.")
     tip_percentile: Whole = Field(60, le=100, description="Percentile of recent tips with `percentile`.")
     tip_share_bps: Bps = Field(2_000, le=10_000, description="Share of the simulated gain offered as tip with `share`.")
     max_fee_share_bps: Bps = Field(5_000, le=10_000, description="Most of the simulated gain that may be spent on gas.")
