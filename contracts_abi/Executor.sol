@@ -284,7 +284,8 @@ contract Executor {
             address token = address(uint160(_tload(APPROVALS + 1 + 2 * i)));
             address spender = address(uint160(_tload(APPROVALS + 2 + 2 * i)));
             if (IERC20(token).allowance(address(this), spender) == 0) continue;
-            if (!_tokenCall(token, abi.encodeCall(IERC20.approve, (spender, 0)))) revert ApprovalStands(token, spender);
+            bool ok = _tokenCall(token, abi.encodeCall(IERC20.approve, (spender, 0)));
+            if (!ok || IERC20(token).allowance(address(this), spender) != 0) revert ApprovalStands(token, spender);
         }
         _tstore(APPROVALS, 0);
     }
