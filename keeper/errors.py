@@ -50,3 +50,5 @@ class Transient(KeeperError):
 
 class BadData(KeeperError):
     """An answer or a log cannot be decoded or contradicts what is known: the market it concerns is unknown."""
+
+    exit_code = 12

@@ -225,7 +225,7 @@ def _sentence(loc: Key, kind: str, message: str, context: Mapping[str, Any]) -> 
             return message[:1].lower() + message[1:]
 
 
-def _model(annotation: Any) -> type[BaseModel] | None:
+def section_model(annotation: Any) -> type[BaseModel] | None:
     """The schema of a section, or of the entries of a table of sections."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and issubclass(part, BaseModel):
@@ -238,7 +238,7 @@ def _section(loc: Key) -> tuple[type[BaseModel], int]:
     if len(loc) == 1:
         return Config, 0
     field = Config.model_fields.get(str(loc[0]))
-    section = _model(field.annotation) if field else None
+    section = section_model(field.annotation) if field else None
     return (section, len(loc) - 1) if section else (Config, 0)
 
 
@@ -246,7 +246,7 @@ def _help(loc: Key) -> str:
     field = _section(loc)[0].model_fields.get(str(loc[-1]))
     if field is None:
         return ""
-    section = _model(field.annotation)
+    section = section_model(field.annotation)
     text = field.description or (section.__doc__ if section else "") or ""
     return f": {text[:1].lower()}{text[1:]}".rstrip(".")
 
@@ -259,7 +259,7 @@ def _suggestion(loc: Key) -> str:
     if near:
         return f"; did you mean {_dotted((*loc[:depth], near[0]))}?"
     for name, field in Config.model_fields.items():
-        other = _model(field.annotation)
+        other = section_model(field.annotation)
         if other is not None and (near := get_close_matches(wrong, other.model_fields, n=1, cutoff=0.85)):
             middle = ".<name>" if name in ("markets", "venues") else ""
             return f"; did you mean {name}{middle}.{near[0]}?"

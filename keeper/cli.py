@@ -1,0 +1,431 @@
+"""The command line: parse, call `keeper.app`, print. Keys and passwords are never taken from here.
+
+Exit codes: 0 done · 1 a bug · 2 wrong usage · 10 the configuration or the machine must be changed · 11 a check failed ·
+12 the chain is unreachable · 13 halted until a person has looked · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar, cast
+
+import click
+import orjson
+
+from keeper.config import Config, load, parse_seconds
+from keeper.config.describe import describe, json_schema, keys
+from keeper.errors import CheckFailed, KeeperError
+from keeper.model import Address, address
+from keeper.ops import logging, tables
+from keeper.ops.doctor import Report, Result
+from keeper.ops.http import ask_livez
+from keeper.ops.redact import Redactor
+from keeper.ops.views import DemoView, ExplainView, ScanView
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_CONFIG = Path("keeper.toml")
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+
+
+def keeper_version() -> str:
+    """The installed version."""
+    try:
+        return version("keeper")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class SummaryView(tables.Summary, Protocol):
+    """The journal's summary, for a table or as JSON."""
+
+    def json(self) -> dict[str, Any]: ...
+
+
+class AttemptView(tables.AttemptLine, Protocol):
+    """One attempt of the journal, for a table or as JSON."""
+
+    def json(self) -> dict[str, Any]: ...
+
+
+class Application(Protocol):
+    """What commands ask of `keeper.app`. Everything may raise a KeeperError."""
+
+    def check_words(self, config: Config) -> None:
+        """Raise ConfigError for a protocol or kind of venue that nobody implements."""
+
+    async def run(self, config: Config, redactor: Redactor, *, live: bool, once: bool) -> None: ...
+
+    async def scan(self, config: Config, redactor: Redactor) -> ScanView: ...
+
+    async def explain(
+        self, config: Config, redactor: Redactor, borrower: Address, market: str | None
+    ) -> Sequence[ExplainView]: ...
+
+    async def doctor(
+        self, config: Config, redactor: Redactor, *, live: bool, tell: Callable[[Result], None]
+    ) -> Report: ...
+
+    def report(
+        self, config: Config, *, block: int, at: int, live: bool
+    ) -> tuple[SummaryView, Sequence[AttemptView]]: ...
+
+    async def deploy(self, config: Config, redactor: Redactor, *, confirm: Callable[[str], bool]) -> str:
+        """A sentence that says where the executor is and what to put into the configuration."""
+
+    async def devchain(self, path: Path | None, *, port: int) -> None: ...
+
+    async def demo(self, path: Path | None) -> DemoView: ...
+
+
+class Session:
+    """What every command shares: the masks learnt so far, and whether a traceback is wanted."""
+
+    def __init__(self, app: Application | None = None) -> None:
+        self.redactor = Redactor()
+        self.debug = False
+        self._app = app
+
+    @property
+    def app(self) -> Application:
+        """The composition root, imported when first needed: `--help` and `health` do without protocols and web3."""
+        if self._app is None:
+            self._app = cast(Application, import_module("keeper.app"))
+        return self._app
+
+    def load(self, path: Path | None, *, quiet: bool = False) -> Config:
+        """The configuration, with its secrets known to the masks, and logging set up as it says."""
+        if path is None and DEFAULT_CONFIG.exists():
+            path = DEFAULT_CONFIG
+        config = load(path, os.environ)
+        self.redactor.add(*config.secrets())
+        level = "debug" if self.debug else "warning" if quiet else config.ops.log_level
+        logging.configure(self.redactor, level=level, style=config.ops.log_format)
+        return config
+
+
+class Commands(click.Group):
+    """The group whose `main` is the one place where an error becomes a sentence and an exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run a command and end the process."""
+        session = extra.get("obj") or Session()
+        try:
+            code = super().main(*args, **extra | {"prog_name": "keeper", "standalone_mode": False, "obj": session})
+        except click.exceptions.Exit as error:
+            code = error.exit_code
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            code = EXIT_INTERRUPTED
+        except BrokenPipeError:
+            # The reader of our output has gone (`keeper scan | head`): nothing is wrong, and nothing more can be said.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except KeeperError as error:
+            code = _explain(session, error)
+        except BaseExceptionGroup as group:
+            code = _explain_group(session, group)
+        except Exception as error:  # the outermost frame: whatever arrives here is a bug, and is told as one
+            code = _confess(session, error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(session: Session, error: KeeperError) -> int:
+    """One sentence on standard error; with --debug the traceback too."""
+    if session.debug:
+        click.echo(session.redactor.text("".join(traceback.format_exception(error))), err=True, nl=False)
+    click.echo(f"keeper: {session.redactor.text(str(error))}", err=True)
+    return error.exit_code
+
+
+def _explain_group(session: Session, group: BaseExceptionGroup[BaseException]) -> int:
+    """Tasks that failed together: the first of our own errors speaks, unless there is a bug among them."""
+    leaves = list(_leaves(group))
+    ours = [error for error in leaves if isinstance(error, KeeperError)]
+    if len(ours) == len(leaves):
+        return max(_explain(session, error) for error in ours)
+    if all(isinstance(error, KeeperError | KeyboardInterrupt | asyncio.CancelledError) for error in leaves):
+        return EXIT_INTERRUPTED
+    return _confess(session, group)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _confess(session: Session, error: BaseException) -> int:
+    """A bug: a short message, and the traceback where it can be found, or at once with --debug."""
+    text = session.redactor.text("".join(traceback.format_exception(error)))
+    if session.debug:
+        click.echo(text, err=True, nl=False)
+    where = ""
+    with suppress(OSError):
+        path = Path(tempfile.gettempdir()) / f"keeper-bug-{int(time.time())}-{os.getpid()}.txt"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"keeper {keeper_version()}, Python {sys.version.split()[0]}\n{text}")
+        where = f" The traceback is in {path}; please report it."
+    click.echo(f"keeper: this is a bug in the keeper ({type(error).__name__}).{where}", err=True)
+    return EXIT_BUG
+
+
+def with_config(function: F) -> F:
+    """--config on a command."""
+    return click.option(
+        "--config",
+        "path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="KEEPER_CONFIG",
+        help="TOML file; without it KEEPER_CONFIG, then ./keeper.toml, then only the environment.",
+    )(function)
+
+
+def with_json(function: F) -> F:
+    """--json on a command."""
+    return click.option(
+        "as_json", "--json", is_flag=True, help="Print one JSON document; amounts are strings of base units."
+    )(function)
+
+
+class BorrowerType(click.ParamType[Address]):
+    """An address on the command line."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """Lower case; fails as wrong usage."""
+        try:
+            return address(str(value).strip())
+        except ValueError:
+            self.fail("an address is 0x and 40 hexadecimal digits", param, ctx)
+
+
+class SinceType(click.ParamType[tuple[int, int]]):
+    """A moment: a duration back from now, a date, or a block."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """(block, Unix time), one of them 0."""
+        if isinstance(value, tuple):
+            return int(value[0]), int(value[1])
+        text = str(value).strip()
+        if re.fullmatch(r"[0-9][0-9_]*", text):
+            return int(text), 0
+        with suppress(ValueError):
+            return 0, int(time.time() - parse_seconds(text))
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail('give a duration such as "24h", a date such as 2026-01-31 (UTC), or a block number', param, ctx)
+        return 0, int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(keeper_version(), prog_name="keeper")
+@click.option("--debug", is_flag=True, help="Log everything, and show tracebacks of errors.")
+@click.pass_obj
+def cli(session: Session, *, debug: bool) -> None:
+    """Watch lending markets, and liquidate what can be liquidated. Nothing is sent without `run --live`."""
+    session.debug = debug
+
+
+@cli.command()
+@with_config
+@click.option("--live", is_flag=True, help="Send transactions. Needs a signer, an executor and a passed doctor.")
+@click.option("--once", is_flag=True, help="One pass at the newest block, then stop.")
+@click.pass_obj
+def run(session: Session, path: Path | None, *, live: bool, once: bool) -> None:
+    """Run the keeper; a dry run unless --live is given."""
+    config = session.load(path)
+    asyncio.run(session.app.run(config, session.redactor, live=live, once=once))
+
+
+@cli.command()
+@with_config
+@with_json
+@click.pass_obj
+def scan(session: Session, path: Path | None, *, as_json: bool) -> None:
+    """List every borrower with debt and its exact health factor."""
+    config = session.load(path, quiet=True)
+    view = asyncio.run(session.app.scan(config, session.redactor))
+    out = tables.console()
+    tables.emit_json(out, view.json()) if as_json else out.print(tables.scan(view))
+
+
+@cli.command()
+@click.argument("borrower", type=BorrowerType())
+@click.option("--market", help="Only this market of the configuration.")
+@with_config
+@with_json
+@click.pass_obj
+def explain(session: Session, borrower: Address, market: str | None, path: Path | None, *, as_json: bool) -> None:
+    """Show what would be done about BORROWER, with every pair, gate and number."""
+    config = session.load(path, quiet=True)
+    views = asyncio.run(session.app.explain(config, session.redactor, borrower, market))
+    out = tables.console()
+    if as_json:
+        tables.emit_json(out, [view.json() for view in views])
+        return
+    for view in views:
+        out.print(tables.explain(view))
+    if not views:
+        out.print("no configured market knows this borrower")
+
+
+@cli.command()
+@with_config
+@with_json
+@click.option("--live", is_flag=True, help="Also require what `run --live` requires.")
+@click.pass_obj
+def doctor(session: Session, path: Path | None, *, as_json: bool, live: bool) -> None:
+    """Check configuration, nodes, contracts, signer and disk; each no comes with its fix."""
+    config = session.load(path, quiet=True)
+    out = tables.console()
+    tell = (lambda result: None) if as_json else (lambda result: out.print(tables.finding(result)))
+    report = asyncio.run(session.app.doctor(config, session.redactor, live=live, tell=tell))
+    if as_json:
+        tables.emit_json(out, session.redactor.value(report.json()))
+    else:
+        out.print(tables.doctor(report))
+    if not report.passed:
+        failed = ", ".join(result.name for result in report.failed)
+        raise CheckFailed(f"the doctor says no to: {failed}; each fix is given above")
+
+
+@cli.command()
+@with_config
+@with_json
+@click.option(
+    "--since", type=SinceType(), default=(0, 0), help='"24h", a date (UTC) or a block; without it everything.'
+)
+@click.option("--live", is_flag=True, help="The journal of live runs instead of that of dry runs.")
+@click.pass_obj
+def report(session: Session, path: Path | None, since: tuple[int, int], *, as_json: bool, live: bool) -> None:
+    """Tell what was seen, done, left alone and earned, from the journal."""
+    config = session.load(path, quiet=True)
+    summary, attempts = session.app.report(config, block=since[0], at=since[1], live=live)
+    out = tables.console()
+    if as_json:
+        tables.emit_json(out, summary.json() | {"rows": [row.json() for row in attempts]})
+    else:
+        out.print(tables.report(summary, attempts))
+
+
+@cli.command()
+@with_config
+@click.option("--yes", is_flag=True, help="Do not ask before sending the transaction.")
+@click.pass_obj
+def deploy(session: Session, path: Path | None, *, yes: bool) -> None:
+    """Deploy the executor with the configured signer as its owner and operator, and verify it."""
+    app = session.app
+
+    def confirm(question: str) -> bool:
+        return yes or click.confirm(question)
+
+    deployed = asyncio.run(session.app.deploy(config, session.redactor, confirm=confirm))
+    tables.console().print(deployed)
+
+
+@cli.command()
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the ready-to-use configuration.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8545, show_default=True, help="Port of the node; 0 takes any."
+)
+@click.pass_obj
+def devchain(session: Session, path: Path | None, port: int) -> None:
+    """Run a private chain with real protocol bytecode in the foreground, until stopped."""
+    logging.configure(session.redactor, level="debug" if session.debug else "info")
+    asyncio.run(session.app.devchain(path, port=port))
+
+
+@cli.command()
+@with_json
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="Where to keep the demo's configuration."
+)
+@click.pass_obj
+def demo(session: Session, path: Path | None, *, as_json: bool) -> None:
+    """Show the real daemon at work on a private chain."""
+    logging.configure(session.redactor, level="debug" if session.debug else "warning")
+    view = asyncio.run(session.app.demo(path))
+    out = tables.console()
+    tables.emit_json(out, view.json()) if as_json else out.print(tables.demo(view))
+
+
+@cli.command()
+@with_config
+@click.pass_obj
+def health(session: Session, path: Path | None) -> None:
+    """Ask the running keeper whether it is alive (for HEALTHCHECK)."""
+    config = session.load(path, quiet=True)
+    found = asyncio.run(ask_livez(config.ops.http_host, config.ops.http_port))
+    if not found.ok:
+        raise CheckFailed("; ".join(found.reasons))
+    click.echo("alive")
+
+
+@cli.group(name="config")
+def config_group() -> None:
+    """Check, show and explain the configuration."""
+
+
+@config_group.command()
+@with_config
+@click.pass_obj
+def validate(session: Session, path: Path | None) -> None:
+    """Say whether the configuration can be used, naming every wrong key."""
+    config = session.load(path, quiet=True)
+    session.app.check_words(config)
+    counts = f"{len(config.markets)} markets, {len(config.venues)} venues"
+    click.echo(f"the configuration is valid: chain {config.chain.id}, {counts}")
+
+
+@config_group.command()
+@with_config
+@with_json
+@click.pass_obj
+def show(session: Session, path: Path | None, *, as_json: bool) -> None:
+    """Print every value in force, secrets masked, and where it came from."""
+    rows = [(row.key, session.redactor.text(row.value), row.source) for row in describe(session.load(path, quiet=True))]
+    if as_json:
+        tables.emit_json(tables.console(), [dict(zip(("key", "value", "source"), row, strict=True)) for row in rows])
+    else:
+        tables.console().print(tables.config_rows(rows))
+
+
+@config_group.command()
+@with_json
+def schema(*, as_json: bool) -> None:
+    """Print every key with its type, default and help; with --json the JSON Schema for editors."""
+    if as_json:
+        click.echo(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
+        return
+    tables.console().print(tables.schema_rows(keys()))
+
+
+def main() -> NoReturn:
+    """Entry point of the command ``keeper``."""
+    cli.main()
