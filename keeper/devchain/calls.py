@@ -11,13 +11,19 @@ from eth_utils.crypto import keccak
 
 
 @cache
+def component_types(types: str) -> tuple[str, ...]:
+    """The types in a parenthesised list, nested tuples kept whole."""
+    listed = parse(types)
+    assert isinstance(listed, TupleType)
+    return tuple(component.to_type_str() for component in listed.components)
+
+
+@cache
 def _layout(signature: str) -> tuple[bytes, tuple[str, ...]]:
     selector = keccak(text=signature)[:4]
     if signature.endswith("()"):
         return selector, ()
-    inputs = parse(signature[signature.index("(") :])
-    assert isinstance(inputs, TupleType)
-    return selector, tuple(component.to_type_str() for component in inputs.components)
+    return selector, component_types(signature[signature.index("(") :])
 
 
 def calldata(signature: str, *args: Any) -> bytes:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from keeper.devchain.calls import calldata, returned
+from keeper.devchain.calls import calldata, component_types, returned
 from keeper.errors import KeeperError
 
 
@@ -80,7 +80,7 @@ class Rpc:
 
     def view(self, to: str, signature: str, *args: Any, returns: str = "uint256", at: str | int = "latest") -> Any:
         """Call a view function: the value itself when `returns` names one type, a tuple for a comma-separated list."""
-        types = tuple(returns.split(","))
+        types = component_types(f"({returns})")
         values = returned(types, self.call(to, calldata(signature, *args), at=at))
         return values[0] if len(types) == 1 else values
 
