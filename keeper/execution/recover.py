@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from keeper.execution.lane import Lane
-from keeper.execution.track import Tracker
+from keeper.execution.track import Tracker, superseded
 from keeper.execution.verdicts import OPEN
 from keeper.model import Attempt, AttemptState, Head, TxKind, Verdict
 from keeper.ports import Ledger
@@ -49,13 +49,16 @@ async def recover(
     resumed: list[str] = []
     cancelling: list[str] = []
     watched: list[str] = []
-    for attempt in await ledger.unsettled():
-        if attempt.state not in OPEN:
-            continue
+    unsettled = await ledger.unsettled()
+    outdated = superseded(unsettled)
+    for attempt in unsettled:
+        if attempt.state not in OPEN or tracker.is_missing(attempt.id):
+            continue  # ended, or about to be found so at the next head
         if lane is None or attempt.signer != lane.address:
             watched.append(attempt.id)
             continue
-        keep = attempt.txs[-1].kind is TxKind.EXECUTE and (wanted is None or await wanted(attempt))
+        keep = attempt.txs[-1].kind is TxKind.EXECUTE and attempt.id not in outdated
+        keep = keep and (wanted is None or await wanted(attempt))
         await lane.tend(attempt, head, wanted=keep, now=True)
         too_old = head.number - attempt.head_number >= lane.policy.max_age
         (resumed if keep and not too_old else cancelling).append(attempt.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 
 from keeper.chain.refusals import Kind, Refusal
@@ -46,10 +47,16 @@ class Tracker:
         self._missing = {key: seen for key, seen in self._missing.items() if key in still}
         if act and self._lane is not None:
             undone = {verdict.attempt_id for verdict in changed if verdict.state is AttemptState.SENT}
+            outdated = superseded(attempts)
             for attempt in attempts:
-                if attempt.state in OPEN and attempt.id not in self._missing:
-                    await self._lane.tend(attempt, head, now=attempt.id in undone)
+                if attempt.state in OPEN and not self.is_missing(attempt.id):
+                    wanted = attempt.id not in outdated
+                    await self._lane.tend(attempt, head, wanted=wanted, now=attempt.id in undone)
         return changed
+
+    def is_missing(self, attempt_id: str) -> bool:
+        """The attempt's nonce was spent at the latest head, but by none of its transactions as far as the node says."""
+        return attempt_id in self._missing
 
     async def _settle(self, signer: Address, attempts: list[Attempt], head: Head) -> list[Verdict]:
         hashes = [tx.hash for attempt in attempts for tx in attempt.txs if tx.hash is not None]
@@ -64,14 +71,14 @@ class Tracker:
         verdicts: list[Verdict] = []
         for nonce, group in groupby(attempts, key=lambda attempt: attempt.nonce):
             members = list(group)
-            found = judge(members, evidence, self._confirmations, lambda attempt: self._is_missing(attempt, head))
+            found = judge(members, evidence, self._confirmations, lambda attempt: self._miss(attempt, head))
             verdicts += found
             if latest <= nonce or any(verdict.outcome for verdict in found):
                 for member in members:
                     self._missing.pop(member.id, None)
         return verdicts
 
-    def _is_missing(self, attempt: Attempt, head: Head) -> bool:
+    def _miss(self, attempt: Attempt, head: Head) -> bool:
         return self._missing.setdefault(attempt.id, head.number) < head.number
 
     async def _reverts(self, attempts: list[Attempt], receipts: dict[Hash, Receipt]) -> dict[Hash, str]:
@@ -100,3 +107,15 @@ class Tracker:
         except (Transient, KeyError, TypeError):
             return "reverted, and the node cannot say why"
         return "reverted by what came before it in its block: it would have succeeded on the state before"
+
+
+def superseded(attempts: Sequence[Attempt]) -> set[str]:
+    """Open attempts on a position that has a newer open one: a reorganisation brought them back. Only one is wanted."""
+    newest: dict[tuple[str, Address], Attempt] = {}
+    outdated: set[str] = set()
+    for attempt in sorted((a for a in attempts if a.state in OPEN), key=lambda a: (a.head_number, a.nonce)):
+        older = newest.get((attempt.market, attempt.borrower))
+        if older is not None:
+            outdated.add(older.id)
+        newest[attempt.market, attempt.borrower] = attempt
+    return outdated
