@@ -335,7 +335,7 @@ def report(session: Session, path: Path | None, since: tuple[int, int], *, as_js
 @click.pass_obj
 def deploy(session: Session, path: Path | None, *, yes: bool) -> None:
     """Deploy the executor with the configured signer as its owner and operator, and verify it."""
-    app = session.app
+    config = session.load(path)
 
     def confirm(question: str) -> bool:
         return yes or click.confirm(question)

@@ -33,8 +33,17 @@ class ValueRow:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of the TOML file."""
-    return Config.model_json_schema()
+    """JSON Schema of the TOML file, with defaults as they would be written there."""
+    schema = Config.model_json_schema()
+    sections: dict[str, type[BaseModel]] = {}
+    for field in Config.model_fields.values():
+        if (inner := section_model(field.annotation)) is not None:
+            sections[inner.__name__] = inner
+    for name, entry in schema["$defs"].items():
+        for key, described in entry["properties"].items():
+            if "default" in described:
+                described["default"] = _default(sections[name], key)
+    return schema
 
 
 def keys() -> list[KeyHelp]:
@@ -55,9 +64,13 @@ def _keys(schema: type[BaseModel], prefix: str) -> Iterator[KeyHelp]:
         elif field.default in (None, PydanticUndefined):
             default = ""
         else:
-            shown = schema.model_construct(**{name: field.default}).model_dump(mode="json", include={name})[name]
-            default = _text(shown)
+            default = _text(_default(schema, name))
         yield KeyHelp(f"{prefix}{name}", _type(properties[name]), default, field.description or "")
+
+
+def _default(schema: type[BaseModel], name: str) -> Any:
+    default = schema.model_fields[name].default
+    return schema.model_construct(**{name: default}).model_dump(mode="json", include={name})[name]
 
 
 def _type(entry: dict[str, Any]) -> str:

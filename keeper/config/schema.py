@@ -51,7 +51,7 @@ class Chain(Section):
 class Data(Section):
     """What is kept on disk."""
 
-    dir: Path = Field(
+    dir: File = Field(
         Path("~/.keeper"),
         validate_default=True,
         description="Folder of journal and cache; each chain gets a sub-folder of its own.",

@@ -19,7 +19,7 @@ _LEVEL_STYLE = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red",
 
 
 def console(file: TextIO | None = None) -> Console:
-    """Standard output (or `file`) for tables; text is never taken for markup. A pipe is wide: it has no lines to fit."""
+    """Standard output (or `file`) for tables; text is never markup. A pipe is wide: it has no lines to fit."""
     out = Console(file=file, markup=False, highlight=False, emoji=False)
     if not out.is_terminal:
         out.width = 240
