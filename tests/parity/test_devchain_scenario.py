@@ -18,7 +18,7 @@ FLOOR = 25 * 10**8  # USD: 0.01 ether
 
 
 def _usd(symbol: str, amount: int) -> int:
-    return int(amount * CRASH[symbol] // 10 ** SPECS[symbol].decimals
+    return int(amount * CRASH[symbol] // 10 ** SPECS[symbol].decimals)
 
 
 def _out(actors: Actors, pool: Pool, sold: str, amount: int) -> int:
