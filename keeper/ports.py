@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from keeper.model import (
     Account,
@@ -12,15 +12,18 @@ from keeper.model import (
     Attempt,
     Block,
     Decision,
+    FeeQuote,
     FlashOffer,
     Head,
     Hop,
     Log,
     Order,
+    Plan,
     Read,
     Route,
     Seizure,
     Signed,
+    Simulation,
     Skip,
     Token,
     Verdict,
@@ -163,6 +166,10 @@ class Book(Mirror, Protocol):
     def status(self) -> Status:
         """Trusted, or why not."""
 
+    @property
+    def read_only(self) -> bool:
+        """Positions are shown but never acted on: the market runs rules that are not known."""
+
     def tokens(self) -> tuple[Token, ...]:
         """Every asset of the market."""
 
@@ -217,6 +224,17 @@ class Quoter(Protocol):
         """Marginal price before fees of the deepest path as (out, in) base units; None without a path."""
 
 
+@runtime_checkable
+class Requoter(Quoter, Protocol):
+    """A quoter that can also keep a split: lets a plan weigh a purchase against the sale that follows it."""
+
+    def again(self, route: Route) -> Route | None:
+        """The same paths with the same fixed side (each path's input, or output if `exact_out`), exact on this state.
+
+        None when a pool on the way cannot take or give that much.
+        """
+
+
 class FlashSource(Protocol):
     """Somebody who lends for the length of a callback."""
 
@@ -249,6 +267,83 @@ class Ledger(Protocol):
 
     async def unsettled(self) -> list[Attempt]:
         """Attempts not closed yet, by signer and nonce."""
+
+
+class Synced(Protocol):
+    """Where the mirrors stand after a step."""
+
+    @property
+    def head(self) -> Head: ...
+    @property
+    def behind(self) -> frozenset[str]:
+        """Names of mirrors that are not at `head`: nothing may be decided from them."""
+
+
+class Following(Protocol):
+    """Keeps every mirror at the head it is given."""
+
+    async def advance(self, head: Head) -> Synced:
+        """Raises Transient when the node fails; no mirror is half-way then."""
+
+    def distrust(self, name: str, reason: str) -> None:
+        """Have a mirror rebuilt from the chain."""
+
+
+class Fees(Protocol):
+    """Prices of gas."""
+
+    async def quote(self, head: Head) -> FeeQuote:
+        """For the block after `head`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A plan as the node ran it: exactly one of `order` and `skip` is set."""
+
+    plan: Plan
+    simulation: Simulation | None = None
+    order: Order | None = None
+    skip: Skip | None = None
+
+
+class Prover(Protocol):
+    """Runs the very transactions on the node; its results, not the plans', decide."""
+
+    async def prove(self, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote) -> list[Proof]:
+        """One proof per job, in order, in one round trip."""
+
+
+class Sent(Protocol):
+    """What became of an order."""
+
+    @property
+    def attempt_id(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class Submitter(Protocol):
+    """The last step, dry or live."""
+
+    @property
+    def pending(self) -> int:
+        """Attempts that may still be mined."""
+
+    async def settle(self, head: Head) -> Sequence[Verdict]:
+        """First of all at every head: what became of earlier attempts."""
+
+    def in_flight(self, market: str, borrower: Address, head: Head) -> str | None:
+        """The attempt that may still change this position."""
+
+    async def submit(self, order: Order) -> Sent:
+        """Take one order; raises Transient when nothing was written, Halt when nothing can be."""
+
+
+class Recorder(Protocol):
+    """Where decisions go."""
+
+    async def record_pass(self, head: Head, decisions: Sequence[Decision]) -> None:
+        """Every liquidatable position of the pass, each exactly once; raises Halt when it cannot be written."""
 
 
 class Alerter(Protocol):

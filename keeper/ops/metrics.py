@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from keeper.chain.connection import Stats
 from keeper.model import WAD, Head, SkipReason
 
-STAGES = ("advance", "screen", "plan", "simulate", "submit", "track", "journal")
+STAGES = ("pass",)
 CYCLE_RESULTS = ("ok", "error", "stale")
 SIMULATIONS = ("ok", "reverted", "short", "error")
 TRANSACTIONS = ("sent", "mined", "reverted", "replaced", "dropped", "cancelled")

@@ -1,0 +1,67 @@
+"""A liquidatable position as one pass sees it: planned, and checked by every gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keeper.model import FeeQuote, Skip
+from keeper.ports import Book, FlashSource, Liquidation, Position, Quoter
+from keeper.strategy.cooldown import Cooldowns
+from keeper.strategy.gates import GateContext, GateResult, Gates, first_closed
+from keeper.strategy.planner import Decision, Planner
+
+
+@dataclass(frozen=True, slots=True)
+class Opportunity:
+    """A position, the plan for it or why there is none, and what the gates said."""
+
+    position: Position
+    choice: Decision
+    gates: tuple[GateResult, ...] = ()
+    liquidation: Liquidation | None = None  # with a plan
+
+    @property
+    def skip(self) -> Skip | None:
+        """Why it is left alone; None when it is to be proved."""
+        closed = first_closed(self.gates)
+        return closed.skip() if closed is not None else self.choice.skip
+
+
+@dataclass(frozen=True, slots=True)
+class Appraiser:
+    """Turns positions into opportunities."""
+
+    planner: Planner
+    gates: Gates
+    cooldowns: Cooldowns
+    sources: Sequence[FlashSource]
+
+    def consider(
+        self,
+        book: Book,
+        position: Position,
+        quoter: Quoter,
+        fees: FeeQuote,
+        *,
+        now: int,
+        in_flight: bool,
+        paused: bool = False,
+        thorough: bool = False,
+    ) -> Opportunity:
+        """One position: its plan and every gate. `now` in Unix seconds; `thorough` works out every candidate."""
+        choice = self.planner.plan(position, quoter, self.sources, fees, thorough=thorough)
+        if choice.plan is None or choice.pair is None:
+            return Opportunity(position, choice)
+        account = position.account
+        context = GateContext(
+            now=now,
+            market_trusted=book.status.trusted or book.read_only,
+            market_reason=book.status.reason,
+            read_only=book.read_only,
+            paused=paused,
+            in_flight=in_flight,
+            cooldown_until=self.cooldowns.until(book.name, account.borrower, account.health_factor),
+        )
+        gates = self.gates.evaluate(choice.plan, position, quoter, context)
+        return Opportunity(position, choice, gates, book.liquidation(choice.pair, account.borrower, choice.plan.repay))
