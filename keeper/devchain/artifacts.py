@@ -93,10 +93,8 @@ AAVE_36 = (
     "instances/VariableDebtTokenInstance",
     "misc/AaveOracle",
     "misc/DefaultReserveInterestRateStrategyV2",
-    "misc/PriceOracleSentinel",
     "helpers/AaveProtocolDataProvider",
     "helpers/LiquidationDataProvider",
-    "mocks/oracle/SequencerOracle",
 )
 
 

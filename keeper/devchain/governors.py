@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keeper.devchain.artifacts import own_contracts
-from keeper.devchain.catalogue import SPECS
+from keeper.devchain.artifacts import aave_302, own_contracts
 from keeper.devchain.hand import Hand
 from keeper.devchain.lending import Market
 from keeper.model import Address, address
@@ -25,10 +24,7 @@ class Governors(Hand):
 
     def switch_aggregator(self, symbol: str, price: int) -> Address:
         """Give the feed a new aggregator that starts at `price`; returns its address. The proxy emits nothing."""
-        code = own_contracts()["FeedAggregator"].creation({}, 8, f"{symbol} / USD", price)
-        sent = self.submit(self.world.deployer, None, code, what="a new aggregator")
-        receipt = self.rpc.request("eth_getTransactionReceipt", sent)
-        aggregator = address(receipt["contractAddress"])
+        aggregator = self._create(own_contracts()["FeedAggregator"].creation({}, 8, f"{symbol} / USD", price))
         self.send(self.world.deployer, self.world.feeds[symbol].proxy, "switchAggregator(address)", aggregator)
         return aggregator
 
@@ -89,11 +85,24 @@ class Governors(Hand):
         assets = [self.world.tokens[symbol].address]
         return self.send(market.admin, market.oracle, "setAssetSources(address[],address[])", assets, [source])
 
+    def install_sentinel(self, market: Market, grace: int) -> Address:
+        """Give the market a price-oracle sentinel, grace in seconds; returns the sequencer feed it reads."""
+        sequencer = self._create(aave_302("mocks/oracle/SequencerOracle").creation({}, market.admin))
+        code = aave_302("protocol/configuration/PriceOracleSentinel")
+        sentinel = self._create(code.creation({}, market.addresses_provider, sequencer, grace))
+        self.send(market.admin, market.addresses_provider, "setPriceOracleSentinel(address)", sentinel)
+        return sequencer
+
+    def set_sequencer(self, market: Market, sequencer: Address, *, down: bool, since: int) -> str:
+        """Say that the sequencer is down, or up again, since a time."""
+        return self.send(market.admin, sequencer, "setAnswer(bool,uint256)", down, since)
+
     def new_feed(self, symbol: str, price: int) -> Address:
         """A second feed for `symbol`, not yet used by anybody; returns its proxy."""
         own = own_contracts()
-        code = own["FeedAggregator"].creation({}, 8, f"{SPECS[symbol].name} / USD", price)
-        made = self.rpc.request("eth_getTransactionReceipt", self.submit(self.world.deployer, None, code))
-        proxy = own["FeedProxy"].creation({}, made["contractAddress"])
-        made = self.rpc.request("eth_getTransactionReceipt", self.submit(self.world.deployer, None, proxy))
-        return address(made["contractAddress"])
+        aggregator = self._create(own["FeedAggregator"].creation({}, 8, f"{symbol} / USD", price))
+        return self._create(own["FeedProxy"].creation({}, aggregator))
+
+    def _create(self, code: bytes) -> Address:
+        receipt = self.rpc.request("eth_getTransactionReceipt", self.submit(self.world.deployer, None, code))
+        return address(receipt["contractAddress"])

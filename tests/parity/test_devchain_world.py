@@ -233,6 +233,28 @@ def test_governance_reaches_the_pool(fork: Fork) -> None:
     assert until == actors.now + 600
 
 
+def test_a_sentinel_bars_liquidations_until_its_grace_is_over(fork: Fork) -> None:
+    """With the sequencer down, or up for less than the grace period, a position at 0.97 cannot be liquidated."""
+    actors = fork.actors
+    for market in fork.world.markets.values():
+        user, liquidator = account(f"user {market.name}"), account(f"liquidator {market.name}")
+        price = actors.price("WETH")
+        supplied, borrowed = actors.worth("WETH", 300_000), actors.worth("USDC", 225_000)
+        actors.open_position(market, user, {"WETH": supplied}, {"USDC": borrowed})
+        actors.set_price("WETH", price * 875 // 1_000)
+        assert 0.95e18 < actors.standing(market, user).health_factor < 10**18
+        actors.fund(liquidator, "USDC", 10**12)
+        sequencer = actors.install_sentinel(market, 600)
+        actors.set_sequencer(market, sequencer, down=True, since=actors.now)
+        with pytest.raises(Reverted):
+            actors.liquidate(market, liquidator, user, "WETH", "USDC")
+        actors.set_sequencer(market, sequencer, down=False, since=actors.now)
+        with pytest.raises(Reverted):
+            actors.liquidate(market, liquidator, user, "WETH", "USDC")
+        actors.mine(700)
+        actors.liquidate(market, liquidator, user, "WETH", "USDC")
+
+
 def test_the_second_start_is_fast_and_complete(built: Built) -> None:
     """From the cache: chain up and answering within five seconds, old logs and the world's description included."""
     began = time.monotonic()
