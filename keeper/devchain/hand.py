@@ -11,6 +11,7 @@ from eth_utils.crypto import keccak
 
 from keeper.devchain.calls import calldata
 from keeper.devchain.catalogue import BASE_FEE
+from keeper.devchain.lending import ENABLED
 from keeper.devchain.rpc import Rpc, RpcError
 from keeper.devchain.world import World
 from keeper.errors import KeeperError
@@ -53,7 +54,7 @@ class Hand:
         self._paid: set[str] = set()
         self._sent: list[tuple[str, str, dict[str, str]]] = []
         self._collecting = False
-        rpc.request("anvil_autoImpersonateAccount", *[True])
+        rpc.request("anvil_autoImpersonateAccount", ENABLED)
 
     @property
     def now(self) -> int:

@@ -149,3 +149,13 @@ def test_a_taken_port_is_one_sentence(anvil: Anvil) -> None:
     """Starting on a port in use says so and what to do."""
     with pytest.raises(ChainFailed, match=f"port {anvil.port} is already in use"), Anvil(port=anvil.port):
         pass
+
+
+def test_a_binary_that_ends_at_once_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A broken anvil gives its exit code and its last word, not a traceback of ours."""
+    fake = tmp_path / "anvil"
+    fake.write_text("#!/bin/sh\necho 'Error: out of luck'\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(ChainFailed, match="code 3 and said: Error: out of luck"), Anvil():
+        pass
