@@ -30,11 +30,11 @@ class Pool(Protocol):
     def quote_out(self, zero_for_one: bool, amount_out: int) -> int | None:
         """Input for exactly `amount_out`."""
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float] | None:
-        """(output, level afterwards); `amount_in` may be 0."""
+    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
+        """(output, level afterwards, its rise per unit of input); `amount_in` may be 0."""
 
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float] | None:
-        """(input, level afterwards); `amount_out` may be 0."""
+    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
+        """(input, level afterwards, the fall of 1/level per unit of output); `amount_out` may be 0."""
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
         """(output, the pool afterwards)."""

@@ -63,15 +63,15 @@ class V2Pool:
         amount_in = into * amount_out * BPS // ((out_of - amount_out) * self._kept) + 1
         return None if amount_in > _RESERVE_LIMIT - into else amount_in
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float] | None:
-        """(output, level afterwards)."""
+    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
+        """(output, level afterwards, its slope)."""
         out = self.quote_in(zero_for_one, amount_in) if amount_in else 0
-        return None if out is None else (out, self._level(zero_for_one, amount_in))
+        return None if out is None else (out, *self._level(zero_for_one, amount_in))
 
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float] | None:
-        """(input, level afterwards)."""
+    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
+        """(input, level afterwards, its slope)."""
         paid = self.quote_out(zero_for_one, amount_out) if amount_out else 0
-        return None if paid is None else (paid, self._level(zero_for_one, paid))
+        return None if paid is None else (paid, *self._level(zero_for_one, paid))
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
         """(output, the pair afterwards)."""
@@ -99,10 +99,11 @@ class V2Pool:
     def _sides(self, zero_for_one: bool) -> tuple[int, int]:
         return (self.reserve0, self.reserve1) if zero_for_one else (self.reserve1, self.reserve0)
 
-    def _level(self, zero_for_one: bool, amount_in: int) -> float:
+    def _level(self, zero_for_one: bool, amount_in: int) -> tuple[float, float]:
         into, out_of = self._sides(zero_for_one)
         share = self._kept / BPS
-        return (into + share * amount_in) / sqrt(share * into * out_of)
+        root = sqrt(share * into * out_of)
+        return (into + share * amount_in) / root, share / root
 
     def _after(self, zero_for_one: bool, paid: int, out: int) -> Self:
         if zero_for_one:

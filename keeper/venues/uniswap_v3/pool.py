@@ -86,12 +86,12 @@ class V3Pool:
         walked = self._walk(zero_for_one, amount_out, _OUT)
         return None if walked is None else walked[0]
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float] | None:
-        """(output, level afterwards)."""
+    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
+        """(output, level afterwards, its slope)."""
         return self._probe(zero_for_one, amount_in, _IN)
 
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float] | None:
-        """(input, level afterwards)."""
+    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
+        """(input, level afterwards, its slope)."""
         return self._probe(zero_for_one, amount_out, _OUT)
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
@@ -195,14 +195,24 @@ class V3Pool:
             tick = self.tick if price == self.sqrt_price else tick_at_sqrt_ratio(price)
         return other, self.at(price, tick)
 
-    def _probe(self, zero_for_one: bool, amount: int, side: int) -> tuple[int, float] | None:
+    def _probe(self, zero_for_one: bool, amount: int, side: int) -> tuple[int, float, float] | None:
+        """Going either way, the level is a line in the amount with slope √(1 − fee) / liquidity inside one range."""
+        ladder = self.ticks.ladder(zero_for_one)
+        price, other, liquidity = self.sqrt_price, 0, self.liquidity
         if amount:
             walked = self._walk(zero_for_one, amount, side)
             if walked is None:
                 return None
-            other, price, _ = walked
-        elif self._start(zero_for_one) is None:
-            return None
+            other, price, reached = walked
+            if reached >= 0:
+                at_boundary = price == ladder.price[reached]
+                liquidity = ladder.liquidity[reached if at_boundary else reached + 1]
         else:
-            other, price = 0, self.sqrt_price
-        return other, (_Q96 / price if zero_for_one else price / _Q96) * self._level
+            start = self._start(zero_for_one)
+            if start is None:
+                return None
+            if not liquidity:
+                index = ladder.liquid(start.first + ladder.origin)
+                price, liquidity = ladder.price[index - 1], ladder.liquidity[index]
+        slope = 1 / (self._level * liquidity) if liquidity else 0.0
+        return other, (_Q96 / price if zero_for_one else price / _Q96) * self._level, slope

@@ -156,6 +156,14 @@ class Ladder:
             self._grow()
         return bisect_left(sums, wanted, first)
 
+    def liquid(self, index: int) -> int:
+        """First boundary from `index` on whose step has liquidity."""
+        while not self.liquidity[index]:
+            index += 1
+            if index == len(self.keys):
+                self._grow()
+        return index
+
     def tick_after(self, index: int) -> int:
         """The pool's tick once boundary `index` has been reached exactly."""
         price, tick = self.price[index], self._tick(self.keys[index])

@@ -80,13 +80,10 @@ class UniswapV3(PoolMirror[V3Pool]):
     def exact_out(
         self, hop: Hop, amount: Amount, recipient: Address, pay: Callable[[Amount], tuple[Step, ...]]
     ) -> tuple[Step, ...]:
-        """Buy `amount`; `pay` is given what the pool asks for in its callback.
-
-        The pool wants a negative number for exact output, which sources on chain cannot make: an `amount` only known
-        there is taken to be the hop's quoted output.
-        """
-        wanted = amount.value if amount.source is Source.LITERAL else hop.amount_out
-        return self._call(hop, -wanted, recipient, (), pay(self._owed(hop)))
+        """Buy `amount`; `pay` is given what the pool asks for in its callback."""
+        literal = amount.source is Source.LITERAL
+        patches = () if literal else (Patch(_AMOUNT_AT, amount, negative=True),)
+        return self._call(hop, -amount.value if literal else 0, recipient, patches, pay(self._owed(hop)))
 
     def _call(
         self, hop: Hop, specified: int, recipient: Address, patches: tuple[Patch, ...], inner: tuple[Step, ...]

@@ -1,0 +1,157 @@
+"""Pools in trading order from one token to another: a path before an amount is chosen for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from keeper.model import Address, Hop, Path
+from keeper.venues.pool import Pool
+
+_REMEMBERED = 512
+
+
+class Leg(NamedTuple):
+    """One pool and the direction it is traded in."""
+
+    pool: Pool
+    zero_for_one: bool
+
+    @property
+    def token_in(self) -> Address:
+        """What the pool takes."""
+        return self.pool.token0 if self.zero_for_one else self.pool.token1
+
+    @property
+    def token_out(self) -> Address:
+        """What the pool gives."""
+        return self.pool.token1 if self.zero_for_one else self.pool.token0
+
+
+class Probed(NamedTuple):
+    """The amount on the other side, the level afterwards, and how fast that rises."""
+
+    other: int
+    level: float
+    slope: float
+
+
+class Chain:
+    """Legs whose tokens meet. Levels are those of `pool.Pool`, multiplied over the legs.
+
+    For a sale the level is √(in/out) at the margin, for a purchase −√(out/in): both rise with the amount.
+    """
+
+    __slots__ = ("_seen", "legs", "pools")
+
+    def __init__(self, legs: tuple[Leg, ...]) -> None:
+        self.legs = legs
+        self.pools = frozenset(leg.pool.address for leg in legs)
+        self._seen: dict[tuple[bool, int], Probed | None] = {}
+
+    def probe(self, exact_out: bool, amount: int) -> Probed | None:
+        """What `amount`, which may be 0, leads to; None when a pool on the way cannot."""
+        key = (exact_out, amount)
+        if key not in self._seen:
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.clear()
+            self._seen[key] = self._probe_out(amount) if exact_out else self._probe_in(amount)
+        return self._seen[key]
+
+    def _probe_in(self, amount: int) -> Probed | None:
+        level, slope = 1.0, 0.0
+        for pool, zero_for_one in self.legs:
+            probed = pool.probe_in(zero_for_one, amount)
+            if probed is None:
+                return None
+            amount, factor, rise = probed
+            # One unit more at the start is 1/level² more here.
+            slope = slope * factor + rise / level if rise else 0.0
+            level *= factor
+        return Probed(amount, level, slope)
+
+    def _probe_out(self, amount: int) -> Probed | None:
+        level, slope = 1.0, 0.0  # of √(out/in), which falls
+        for pool, zero_for_one in reversed(self.legs):
+            probed = pool.probe_out(zero_for_one, amount)
+            if probed is None:
+                return None
+            amount, factor, fall = probed
+            slope = slope / factor + fall / level if fall else 0.0
+            level /= factor
+        return Probed(amount, -level, slope)
+
+    def sell(self, amount: int) -> Path | None:
+        """Exactly `amount` sold along the chain; None when a pool cannot take it or nothing comes out."""
+        hops: list[Hop] = []
+        for leg in self.legs:
+            out = leg.pool.quote_in(leg.zero_for_one, amount)
+            if not out:
+                return None
+            hops.append(_hop(leg, amount, out))
+            amount = out
+        return Path(tuple(hops))
+
+    def buy(self, amount: int) -> Path | None:
+        """Exactly `amount` bought along the chain; None when a pool cannot give it."""
+        hops: list[Hop] = []
+        for leg in reversed(self.legs):
+            paid = leg.pool.quote_out(leg.zero_for_one, amount)
+            if not paid:
+                return None
+            hops.append(_hop(leg, paid, amount))
+            amount = paid
+        return Path(tuple(reversed(hops)))
+
+    def spot(self) -> tuple[int, int]:
+        """Marginal price before fees as (out, in)."""
+        out, into = 1, 1
+        for leg in self.legs:
+            numerator, denominator = leg.pool.spot(leg.zero_for_one)
+            out, into = out * numerator, into * denominator
+        return out, into
+
+    def depth(self) -> int:
+        """Input that moves some pool on the way by about 2 %, base units of the first token."""
+        out, into = 1, 1
+        least: int | None = None
+        for leg in self.legs:
+            depth = leg.pool.depth(leg.zero_for_one) * into // out
+            least = depth if least is None else min(least, depth)
+            numerator, denominator = leg.pool.spot(leg.zero_for_one)
+            out, into = out * numerator, into * denominator
+        return least or 0
+
+    def least_gas(self) -> int:
+        """Gas of a trade too small to cross a tick."""
+        return sum(leg.pool.gas(leg.zero_for_one, 0) for leg in self.legs)
+
+
+def _hop(leg: Leg, amount_in: int, amount_out: int) -> Hop:
+    return Hop(leg.pool.venue, leg.pool.address, leg.token_in, leg.token_out, amount_in, amount_out)
+
+
+class Graph:
+    """Which pools trade which tokens; what does not change when the pools' states do."""
+
+    def __init__(self, pools: Iterable[Pool], connectors: Iterable[Address]) -> None:
+        self.connectors = tuple(dict.fromkeys(connectors))
+        self._edges: dict[tuple[Address, Address], list[tuple[Address, bool]]] = {}
+        for pool in pools:
+            self._edges.setdefault((pool.token0, pool.token1), []).append((pool.address, True))
+            self._edges.setdefault((pool.token1, pool.token0), []).append((pool.address, False))
+
+    def chains(self, pools: Mapping[Address, Pool], token_in: Address, token_out: Address) -> Iterator[Chain]:
+        """Every chain of one pool, or of two over a connector."""
+        for first in self._legs(pools, token_in, token_out):
+            yield Chain((first,))
+        for connector in self.connectors:
+            if connector in (token_in, token_out):
+                continue
+            seconds = self._legs(pools, connector, token_out)
+            for first in self._legs(pools, token_in, connector) if seconds else ():
+                for second in seconds:
+                    yield Chain((first, second))
+
+    def _legs(self, pools: Mapping[Address, Pool], token_in: Address, token_out: Address) -> list[Leg]:
+        return [Leg(pools[address], z) for address, z in self._edges.get((token_in, token_out), ())]

@@ -1,0 +1,258 @@
+"""The best exact trade over all venues: which paths, and how much through each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from keeper.model import Address, Path, Route
+from keeper.venues.chains import Chain, Graph
+from keeper.venues.pool import Pool
+from keeper.venues.split import Point, Probe, split
+
+_NOTHING: frozenset[Address] = frozenset()
+_LENSES = (1, 4, 16)  # paths are also ranked by what they make of these fractions of the amount
+
+
+class PoolSource(Protocol):
+    """A venue, as far as the router looks."""
+
+    def pools(self) -> Iterable[Pool]:
+        """The pools that can be quoted exactly now."""
+
+
+class _Offer(NamedTuple):
+    """A priced way of trading; `score` is base units of the side that is not fixed, gas taken off, more is better."""
+
+    score: int
+    paths: tuple[Path, ...]
+    gas: int
+
+
+class Router:
+    """ports.Quoter over the pools' states at the moment it is made: make one per head.
+
+    `connectors` are tokens that a path may go through. With `native` (the wrapped native token) and `gas_price` (wei
+    per gas), a further path is only used if it brings more than its gas costs; gas is valued at the pools' own spot
+    price, and at nothing where they have none. Paths of a route never share a pool.
+    """
+
+    def __init__(
+        self,
+        venues: Iterable[PoolSource],
+        connectors: Iterable[Address],
+        *,
+        native: Address | None = None,
+        gas_price: int = 0,
+        max_paths: int = 6,
+    ) -> None:
+        self._pools: dict[Address, Pool] = {pool.address: pool for venue in venues for pool in venue.pools()}
+        self._graph = Graph(self._pools.values(), connectors)
+        self._native = native
+        self._gas_price = gas_price
+        self._max_paths = max_paths
+        self._chains: dict[tuple[Address, Address], list[Chain]] = {}
+        self._rates: dict[Address, tuple[int, int]] = {}
+
+    def priced(self, gas_price: int) -> Router:
+        """The same pools with gas at `gas_price` wei."""
+        return self._copy(self._pools, gas_price, self._chains)
+
+    def after(self, route: Route) -> Router:
+        """The pools once `route` has been traded; raises ValueError when it cannot be traded here."""
+        pools = dict(self._pools)
+        for path in route.paths:
+            for hop in path.hops:
+                pool, zero_for_one = pools[hop.pool], hop.token_in < hop.token_out
+                if route.exact_out:
+                    traded = pool.swap_out(zero_for_one, hop.amount_out)
+                else:
+                    traded = pool.swap_in(zero_for_one, hop.amount_in)
+                if traded is None:
+                    raise ValueError(f"pool {hop.pool} cannot trade {hop.amount_in} for {hop.amount_out}")
+                pools[hop.pool] = traded[1]
+        return self._copy(pools, self._gas_price, {})
+
+    def sell(
+        self, token_in: Address, token_out: Address, amount_in: int, avoid: frozenset[Address] = _NOTHING
+    ) -> Route | None:
+        """Best split for selling exactly `amount_in`, by output less gas; None when nothing can take it all."""
+        return self._trade(token_in, token_out, amount_in, avoid, exact_out=False)
+
+    def buy(
+        self, token_in: Address, token_out: Address, amount_out: int, avoid: frozenset[Address] = _NOTHING
+    ) -> Route | None:
+        """Best split for buying exactly `amount_out`, by input plus gas; None when nothing can give it all."""
+        return self._trade(token_in, token_out, amount_out, avoid, exact_out=True)
+
+    def spot(self, token_in: Address, token_out: Address) -> tuple[int, int] | None:
+        """Marginal price before fees of the deepest path as (out, in) base units; None without a path."""
+        if token_in == token_out:
+            return 1, 1
+        chains = self._between(token_in, token_out)
+        return max(chains, key=Chain.depth).spot() if chains else None
+
+    # ------------------------------------------------------------------------------------------------- inside
+
+    def _copy(
+        self, pools: dict[Address, Pool], gas_price: int, chains: dict[tuple[Address, Address], list[Chain]]
+    ) -> Router:
+        twin = object.__new__(Router)
+        twin._pools, twin._graph, twin._native = pools, self._graph, self._native
+        twin._gas_price, twin._max_paths = gas_price, self._max_paths
+        twin._chains, twin._rates = chains, {}
+        return twin
+
+    def _between(self, token_in: Address, token_out: Address) -> list[Chain]:
+        """Chains that have any liquidity at all."""
+        key = (token_in, token_out)
+        if key not in self._chains:
+            found = self._graph.chains(self._pools, token_in, token_out)
+            self._chains[key] = [chain for chain in found if chain.probe(False, 0) is not None]  # noqa: FBT003 - a sale
+        return self._chains[key]
+
+    def _trade(
+        self, token_in: Address, token_out: Address, amount: int, avoid: frozenset[Address], *, exact_out: bool
+    ) -> Route | None:
+        if amount <= 0 or token_in == token_out:
+            return None
+        chains = [chain for chain in self._between(token_in, token_out) if not chain.pools & avoid]
+        cost = self._cost(token_in if exact_out else token_out)
+        single = self._single(chains, amount, exact_out, cost)
+        offers: list[_Offer] = []
+        helpful = chains
+        if single is not None:
+            offer = self._offer([single], [amount], exact_out, cost)
+            if offer is not None:
+                offers.append(offer)
+                # A path that starts where the best one ends can take nothing off it.
+                end = _level(single, exact_out, amount)
+                helpful = [chain for chain in chains if chain is single or _level(chain, exact_out, 0) < end]
+        if len(helpful) > 1:
+            for chosen in self._sets(helpful, single, amount, exact_out):
+                offers += self._splits(chosen, amount, exact_out, cost)
+        if not offers:
+            return None
+        best = max(offers, key=lambda offer: offer.score)
+        return Route(token_in, token_out, best.paths, best.gas, exact_out)
+
+    def _single(self, chains: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost) -> Chain | None:
+        best: tuple[int, Chain] | None = None
+        for chain in chains:
+            probed = chain.probe(exact_out, amount)
+            if probed is None:
+                continue
+            score = (-probed[0] if exact_out else probed[0]) - cost.of(chain.least_gas())
+            if best is None or score > best[0]:
+                best = (score, chain)
+        return best[1] if best else None
+
+    def _sets(
+        self, chains: Sequence[Chain], single: Chain | None, amount: int, exact_out: bool
+    ) -> list[tuple[Chain, ...]]:
+        """Sets of chains that share no pool, each picked greedily by the price for another fraction of the amount."""
+
+        def price(size: int, chain: Chain) -> float:
+            probed = chain.probe(exact_out, size)
+            if probed is None or not probed[0]:
+                return 0.0
+            return size / probed[0] if exact_out else probed[0] / size
+
+        orders = [sorted(chains, key=lambda chain: _level(chain, exact_out, 0))]
+        for lens in _LENSES:
+            size = max(1, amount // lens)
+            orders.append(sorted(chains, key=partial(price, size), reverse=True))
+        if single is not None:
+            orders.append([single, *orders[-2]])
+        sets: dict[frozenset[int], tuple[Chain, ...]] = {}
+        for order in orders:
+            taken: set[Address] = set()
+            chosen: list[Chain] = []
+            for chain in order:
+                if len(chosen) < self._max_paths and not chain.pools & taken:
+                    chosen.append(chain)
+                    taken |= chain.pools
+            sets.setdefault(frozenset(map(id, chosen)), tuple(chosen))
+        return [chosen for chosen in sets.values() if len(chosen) > 1]
+
+    def _splits(self, chosen: tuple[Chain, ...], amount: int, exact_out: bool, cost: _Cost) -> list[_Offer]:
+        """The best split over `chosen`, and over what is left when paths that do not earn their gas are dropped."""
+        offers: list[_Offer] = []
+        chains = list(chosen)
+        while len(chains) > 1:
+            shares = split([_curve(chain, exact_out) for chain in chains], amount)
+            if shares is None:
+                break
+            used = [(chain, share) for chain, share in zip(chains, shares, strict=True) if share]
+            chains = [chain for chain, _ in used]
+            offer = self._offer(chains, [share for _, share in used], exact_out, cost)
+            if offer is not None:
+                offers.append(offer)
+            earned = [
+                surplus - cost.of(chain.least_gas())
+                for chain, surplus in zip(chains, _surpluses(used, exact_out), strict=True)
+            ]
+            weakest = min(range(len(earned)), key=earned.__getitem__)
+            if earned[weakest] >= 0:
+                break
+            del chains[weakest]
+        return offers
+
+    def _offer(self, chains: Sequence[Chain], shares: Sequence[int], exact_out: bool, cost: _Cost) -> _Offer | None:
+        """The exact amounts and gas of a split, the largest path last."""
+        paths: list[Path] = []
+        gas = 0
+        for share, chain in sorted(zip(shares, chains, strict=True), key=lambda pair: pair[0]):
+            path = chain.buy(share) if exact_out else chain.sell(share)
+            if path is None:
+                return None
+            paths.append(path)
+            gas += sum(
+                leg.pool.gas(leg.zero_for_one, hop.amount_in) for leg, hop in zip(chain.legs, path.hops, strict=True)
+            )
+        total = -sum(path.amount_in for path in paths) if exact_out else sum(path.amount_out for path in paths)
+        return _Offer(total - cost.of(gas), tuple(paths), gas)
+
+    def _cost(self, token: Address) -> _Cost:
+        """What gas costs in `token`."""
+        if not self._gas_price or self._native is None:
+            return _Cost(0, 1)
+        if token not in self._rates:
+            self._rates[token] = self.spot(self._native, token) or (0, 1)
+        out, into = self._rates[token]
+        return _Cost(out * self._gas_price, into)
+
+
+class _Cost(NamedTuple):
+    numerator: int
+    denominator: int
+
+    def of(self, gas: int) -> int:
+        """Base units, rounded up."""
+        return -(-gas * self.numerator // self.denominator)
+
+
+def _level(chain: Chain, exact_out: bool, amount: int) -> float:
+    probed = chain.probe(exact_out, amount)
+    return float("inf") if probed is None else probed[1]
+
+
+def _curve(chain: Chain, exact_out: bool) -> Probe:
+    def look(amount: int) -> Point | None:
+        probed = chain.probe(exact_out, amount)
+        return None if probed is None else Point(probed.level, probed.slope)
+
+    return look
+
+
+def _surpluses(used: Sequence[tuple[Chain, int]], exact_out: bool) -> list[float]:
+    """What each path brings over trading its share at the common marginal price: at least that is lost without it."""
+    level = max(_level(chain, exact_out, share) for chain, share in used)
+    found: list[float] = []
+    for chain, share in used:
+        probed = chain.probe(exact_out, share)
+        other = probed[0] if probed else 0
+        at_margin = share / (level * level)
+        found.append(at_margin - other if exact_out else other - at_margin)
+    return found

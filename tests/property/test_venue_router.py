@@ -1,0 +1,183 @@
+"""The router against brute force, on pools drawn at random."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from keeper.model import Address, Route
+from keeper.venues.chains import Chain, Graph
+from keeper.venues.pool import Pool
+from keeper.venues.router import Router
+from keeper.venues.uniswap_v2 import V2Pool
+from keeper.venues.uniswap_v3.pool import V3Pool
+from keeper.venues.uniswap_v3.tick_math import MAX_TICK, MIN_TICK, sqrt_ratio_at_tick, tick_at_sqrt_ratio
+from keeper.venues.uniswap_v3.ticks import TickMap
+
+pytestmark = pytest.mark.property
+
+SEED = int(os.environ.get("KEEPER_SEED", "20261122"))
+TOKENS = [Address(f"0x{i:040x}") for i in range(1, 5)]
+SPACINGS = {100: 1, 500: 10, 3_000: 60, 10_000: 200}
+
+
+@dataclass
+class Fixed:
+    """A venue whose pools are given."""
+
+    found: Sequence[Pool]
+
+    def pools(self) -> Iterable[Pool]:
+        return self.found
+
+
+def draw_v3(rng: random.Random, number: int, a: Address, b: Address, tick: int, size: float) -> V3Pool:
+    fee, spacing = rng.choice(list(SPACINGS.items()))
+    tick += rng.randint(-fee // 100, fee // 100)
+    ticks = TickMap(spacing, fee, {})
+    if rng.random() < 0.7:
+        edge = MAX_TICK // spacing * spacing
+        ticks = ticks.changed(-edge, edge, int(size * rng.uniform(0.1, 1)))
+    for _ in range(rng.randint(1, 12)):
+        width = rng.choice((100, 500, 3_000)) // spacing + 1
+        low = tick // spacing + rng.randint(-width, width // 2)
+        high = low + rng.randint(1, 2 * width)
+        low, high = max(low, -(-MIN_TICK // spacing)), min(high, MAX_TICK // spacing)
+        ticks = ticks.changed(low * spacing, high * spacing, int(size * rng.uniform(0.3, 20)))
+    price = rng.randrange(sqrt_ratio_at_tick(tick), sqrt_ratio_at_tick(tick + 1))
+    return V3Pool("v3", Address(f"0x{number:040x}"), a, b, ticks, price, tick_at_sqrt_ratio(price))
+
+
+def draw_v2(rng: random.Random, number: int, a: Address, b: Address, tick: int, size: float) -> V2Pool:
+    root = 1.0001 ** ((tick + rng.randint(-50, 50)) / 2)
+    liquidity = size * rng.uniform(0.2, 3)
+    return V2Pool("v2", Address(f"0x{number:040x}"), a, b, 30, int(liquidity / root), int(liquidity * root))
+
+
+def draw_pools(rng: random.Random, direct: int, around: int) -> list[Pool]:
+    """`direct` pools between tokens 0 and 1, and `around` between each of them and tokens 2 and 3."""
+    values = [rng.randint(-20_000, 20_000) for _ in TOKENS]
+    size = 10 ** rng.uniform(14, 24)
+    pools: list[Pool] = []
+    for i, a in enumerate(TOKENS):
+        for j in range(i + 1, len(TOKENS)):
+            count = direct if (i, j) == (0, 1) else 0 if (i, j) == (2, 3) else rng.randint(0, around)
+            for _ in range(count):
+                draw = draw_v3 if rng.random() < 0.7 else draw_v2
+                scale = size * 10 ** rng.uniform(-1, 0.5)
+                pools.append(draw(rng, 1000 + len(pools), a, TOKENS[j], values[i] - values[j], scale))
+    return pools
+
+
+def disjoint_sets(chains: Sequence[Chain], taken: frozenset[Address] = frozenset()) -> list[list[Chain]]:
+    """Every maximal choice of chains that share no pool."""
+    found: list[list[Chain]] = []
+    for i, chain in enumerate(chains):
+        if not chain.pools & taken:
+            rest = [c for c in chains[i + 1 :] if not c.pools & chain.pools]
+            found += [[chain, *more] for more in disjoint_sets(rest, taken | chain.pools) or [[]]]
+    return found
+
+
+def brute_force(chains: Sequence[Chain], amount: int, exact_out: bool, parts: int) -> int | None:
+    """Best amount on the other side over all sets, each filled in `parts` portions with the next best marginal."""
+    best: int | None = None
+    size = amount / parts
+    tables: dict[int, list[int | None]] = {}
+
+    def other(chain: Chain, portions: int) -> int | None:
+        table = tables.setdefault(id(chain), [0])
+        while len(table) <= portions:
+            wanted = round(size * len(table))
+            path = (chain.buy if exact_out else chain.sell)(wanted) if table[-1] is not None else None
+            table.append(None if path is None else path.amount_in if exact_out else path.amount_out)
+        return table[portions]
+
+    for chosen in disjoint_sets(chains):
+        given = [0] * len(chosen)
+        total = 0
+        for _ in range(parts):
+            gains: list[tuple[int, int]] = []
+            for i, chain in enumerate(chosen):
+                now, then = other(chain, given[i]), other(chain, given[i] + 1)
+                if now is not None and then is not None:
+                    gains.append((now - then if exact_out else then - now, i))
+            if not gains:
+                break
+            gain, i = max(gains)
+            given[i] += 1
+            total += gain
+        else:
+            total = -total if exact_out else total
+            if best is None or (total < best if exact_out else total > best):
+                best = total
+    return best
+
+
+def check_exact(pools: Sequence[Pool], route: Route, amount: int, exact_out: bool) -> None:
+    """A route is what trading it pool by pool gives, adds up, and touches no pool twice."""
+    by_address = {pool.address: pool for pool in pools}
+    assert (route.amount_out if exact_out else route.amount_in) == amount
+    assert len(route.pools) == sum(len(path.hops) for path in route.paths)
+    for path in route.paths:
+        assert path.hops[0].token_in == route.token_in
+        assert path.hops[-1].token_out == route.token_out
+        for hop, following in zip(path.hops, path.hops[1:], strict=False):
+            assert hop.amount_out == following.amount_in
+            assert hop.token_out == following.token_in
+        for hop in path.hops:
+            pool, zero_for_one = by_address[hop.pool], hop.token_in < hop.token_out
+            if exact_out:
+                assert pool.quote_out(zero_for_one, hop.amount_out) == hop.amount_in
+            else:
+                assert pool.quote_in(zero_for_one, hop.amount_in) == hop.amount_out
+
+
+def run_against_brute_force(cases: int, parts: int) -> None:
+    sys.stdout.write(f"seed {SEED}\n")
+    rng = random.Random(SEED)
+    worst, splits, compared = math.inf, 0, 0
+    for _ in range(cases):
+        pools = draw_pools(rng, rng.randint(1, 4), rng.randint(0, 2))
+        token_in, token_out = rng.sample(TOKENS[:2], 2)
+        depth = max(pool.depth(pool.token0 == token_in) for pool in pools if token_in in (pool.token0, pool.token1))
+        amount = int(depth * 10 ** rng.uniform(-3, 1.3)) + 1_000
+        router = Router([Fixed(pools)], TOKENS[2:], max_paths=12)
+        exact_out = rng.random() < 0.5
+        chains = list(Graph(pools, TOKENS[2:]).chains({p.address: p for p in pools}, token_in, token_out))
+        if exact_out:
+            sold = router.sell(token_in, token_out, amount)
+            if sold is None:
+                continue
+            amount = sold.amount_out
+        route = (router.buy if exact_out else router.sell)(token_in, token_out, amount)
+        best = brute_force(chains, amount, exact_out, parts)
+        if best is None:
+            continue
+        assert route is not None
+        check_exact(pools, route, amount, exact_out)
+        ratio = best / route.amount_in if exact_out else route.amount_out / best
+        worst = min(worst, ratio)
+        compared += 1
+        splits += len(route.paths) > 1
+        assert ratio >= 0.999, (ratio, exact_out, amount, [p.hops for p in route.paths])
+    sys.stdout.write(f"{compared} cases, {splits} split, worst {worst:.6f} of brute force\n")
+    assert compared > cases * 0.8
+    assert splits > cases // 4
+
+
+def test_split_reaches_brute_force() -> None:
+    """Routes, split or not, are exact and earn at least 99.9 % of the best over all disjoint sets of paths."""
+    run_against_brute_force(cases=60, parts=100)
+
+
+@pytest.mark.long
+def test_split_reaches_brute_force_long() -> None:
+    """The same over many more cases and finer portions."""
+    run_against_brute_force(cases=600, parts=250)
