@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -161,7 +160,7 @@ class _Draft:
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
         else:
-            config._sources = MappingProxyType(self.sources)  # noqa: SLF001 - the loader completes what it builds
+            config._sources = self.sources  # noqa: SLF001 - the loader completes what it builds
             return config
         for item in found:
             dotted = _dotted(item["loc"])

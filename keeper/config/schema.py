@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -149,6 +148,9 @@ class Strategy(Section):
     tip_percentile: Whole = Field(60, le=100, description="Percentile of recent tips with `percentile`.")
     tip_share_bps: Bps = Field(2_000, le=10_000, description="Share of the simulated gain offered as tip with `share`.")
     max_fee_share_bps: Bps = Field(5_000, le=10_000, description="Most of the simulated gain that may be spent on gas.")
+    max_slippage_bps: Bps = Field(
+        100, le=10_000, description="Most of the planned gain that may be lost until inclusion; the contract enforces it."
+    )
     inclusion_slack: Whole = Field(
         3, description="Blocks an attempt may land late and still have enough budget for interest."
     )
@@ -190,7 +192,7 @@ class Config(Section):
     audit: Audit = Field(default_factory=lambda: Audit.model_validate({}))
     ops: Ops = Field(default_factory=lambda: Ops.model_validate({}))
 
-    _sources: Mapping[str, str] = PrivateAttr(default_factory=lambda: MappingProxyType({}))
+    _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def data_dir(self) -> Path:
