@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ Range = tuple[int, int, list[Log]]
 
 _SLOW = 5.0  # seconds; a range that took longer is not made larger
 _MANY = 5_000  # logs; likewise
-_MOST = 100_000  # blocks; no request is larger
 
 
 class Backfill:
@@ -30,11 +29,16 @@ class Backfill:
         self._pool = pool
         self._ahead = ahead
 
-    async def ranges(self, watch: Watch, first: int, last: int) -> AsyncIterator[Range]:
+    async def ranges(self, watch: Watch, first: int, last: int) -> AsyncGenerator[Range, None]:
         """Ranges (first, last, logs) that cover `first`…`last` exactly once, in order; several are fetched ahead.
 
         Raises Transient or BadData when a range cannot be had from any endpoint; nothing is ever skipped.
         """
+        if first > last:
+            return
+        if not watch.addresses or not watch.topics:
+            yield first, last, []
+            return
         pending: deque[asyncio.Task[list[Range]]] = deque()
         cursor = first
         try:
@@ -77,7 +81,7 @@ async def _fetch(endpoint: Endpoint, watch: Watch, first: int, last: int) -> Ran
             if truncated:
                 end = first + (end - first) // 2
                 continue
-            found = _merge(results[:-1], watch, first, end)
+            found = wire.logs(joined(results[:-1]), watch, first, end)
             if header.number != end:
                 raise Transient(f"{endpoint.label} answered block {header.number} where block {end} was asked for")
         except Refusal as error:
@@ -97,12 +101,12 @@ async def _send(endpoint: Endpoint, calls: Sequence[Call]) -> list[Any]:
     results: list[Any] = []
     for start in range(0, len(calls), endpoint.calls):
         try:
-            part = await endpoint.link.call(calls[start : start + endpoint.calls])
+            part = await endpoint.ask(calls[start : start + endpoint.calls])
         except Refusal as error:
             # Refused as a whole: it may be the batch that is too large, or one of its parts.
             if error.kind not in (Kind.RANGE, Kind.INVALID, Kind.UNSUPPORTED) or len(calls) == 1:
                 raise
-            part = [(await endpoint.link.call([call]))[0] for call in calls[start : start + endpoint.calls]]
+            part = [(await endpoint.ask([call]))[0] for call in calls[start : start + endpoint.calls]]
         results += part
     for result in results:
         if isinstance(result, Refusal):
@@ -117,17 +121,15 @@ def address_groups(watch: Watch, endpoint: Endpoint) -> list[list[Address]]:
 
 
 def _call(group: list[Address], watch: Watch, first: int, end: int) -> Call:
-    condition = {**wire.log_filter(group, watch.topics), "fromBlock": hex(first), "toBlock": hex(end)}
+    condition = {**wire.log_filter(watch, group), "fromBlock": hex(first), "toBlock": hex(end)}
     return ("eth_getLogs", [condition])
 
 
-def _merge(raws: Sequence[Any], watch: Watch, first: int, end: int) -> list[Log]:
+def joined(raws: Sequence[Any]) -> Any:
+    """The answers to one filter that was split, as one; something that is not a list stays visible to the check."""
     if len(raws) == 1:
-        return wire.logs(raws[0], watch, first, end)
-    joined: list[Any] = []
-    for raw in raws:
-        joined += raw if isinstance(raw, list) else [raw]
-    return wire.logs(joined, watch, first, end)
+        return raws[0]
+    return [entry for raw in raws for entry in (raw if isinstance(raw, list) else [raw])]
 
 
 def _looks_truncated(raw: Any) -> bool:
@@ -162,4 +164,4 @@ def _grow(endpoint: Endpoint, span: int, logs: int, seconds: float) -> None:
         return
     # The ceiling was set by one dense or unlucky range: it gives way slowly, so that sparse history stays fast.
     endpoint.span_ceiling += max(endpoint.span_ceiling // 64, 1)
-    endpoint.span = min(span * 2, endpoint.span_ceiling, _MOST)
+    endpoint.span = min(span * 2, endpoint.span_ceiling, endpoint.span_most)

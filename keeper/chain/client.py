@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
 from keeper.chain import wire
-from keeper.chain.backfill import Backfill, Range, address_groups
+from keeper.chain.backfill import Backfill, Range, address_groups, joined
 from keeper.chain.connection import Connection, Link, Stats, masked
 from keeper.chain.multicall import Packer
 from keeper.chain.pool import Endpoint, Pool
@@ -68,6 +68,11 @@ class NodeClient:
     def chain_id(self) -> int | None:
         """The chain every endpoint must be on; known after `start`."""
         return self.pool.chain_id
+
+    @property
+    def round_trips(self) -> int:
+        """Messages sent so far, over all endpoints; a batch is one."""
+        return sum(endpoint.round_trips for endpoint in self.pool.endpoints)
 
     async def start(self) -> None:
         """First contact; raises ConfigError on the wrong chain, Unreachable when nobody answers."""
@@ -165,7 +170,7 @@ class NodeClient:
         """View calls pinned to `at.hash`, many in one request; None where the view reverted."""
         return (await self.pass_batch((), Watch(frozenset(), frozenset()), reads, at))[1]
 
-    def logs(self, watch: Watch, first: int, last: int) -> AsyncIterator[Range]:
+    def logs(self, watch: Watch, first: int, last: int) -> AsyncGenerator[Range, None]:
         """Async iterator of (first, last, list[Log]) ranges, in order and without gaps, both ends included."""
         return self._backfill.ranges(watch, first, last)
 
@@ -179,7 +184,7 @@ class NodeClient:
         async def work(endpoint: Endpoint) -> tuple[list[Block], list[bytes | None]]:
             reading = Reading(endpoint, self._packer, reads, at)
             groups = address_groups(watch, endpoint) if watch.topics else []
-            filters = [{**wire.log_filter(group, watch.topics), "blockHash": h.hash} for h in heads for group in groups]
+            filters = [{**wire.log_filter(watch, group), "blockHash": h.hash} for h in heads for group in groups]
             calls: list[Call] = [("eth_getLogs", [condition]) for condition in filters]
             views = reading.calls()
             results = await _in_parts(endpoint, [*calls, *views])
@@ -190,8 +195,7 @@ class NodeClient:
             blocks = []
             for index, item in enumerate(heads):
                 raws = results[index * len(groups) : (index + 1) * len(groups)]
-                joined: Any = raws[0] if len(raws) == 1 else [entry for raw in raws for entry in raw or ()]
-                found = wire.logs(joined, watch, item.number, item.number, {item.number: item.hash})
+                found = wire.logs(joined(raws), watch, item.number, item.number, {item.number: item.hash})
                 blocks.append(Block(item, tuple(found)))
             return blocks, await finish(endpoint, reading, at, puzzling)
 
@@ -204,7 +208,7 @@ async def _in_parts(endpoint: Endpoint, calls: Sequence[Call]) -> list[Any]:
     while len(results) < len(calls):
         part = calls[len(results) : len(results) + endpoint.calls]
         try:
-            results += await endpoint.link.call(part)
+            results += await endpoint.ask(part)
         except Refusal as error:
             if error.kind in (Kind.RANGE, Kind.INVALID, Kind.UNSUPPORTED) and len(part) > 1:
                 endpoint.calls = max(len(part) // 2, 1)  # batches of this size are refused as such
@@ -239,7 +243,7 @@ def _for_one_block(error: Refusal, endpoint: Endpoint) -> Refusal:
 
 async def _send(endpoint: Endpoint, raw: bytes) -> Sent:
     try:
-        result = (await endpoint.link.call([("eth_sendRawTransaction", ["0x" + raw.hex()])]))[0]
+        result = (await endpoint.ask([("eth_sendRawTransaction", ["0x" + raw.hex()])]))[0]
         if isinstance(result, Refusal):
             return Sent(endpoint.label, None, result)
         return Sent(endpoint.label, wire.hash32(result, "a transaction hash"))

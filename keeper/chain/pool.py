@@ -7,12 +7,13 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from keeper.chain import wire
 from keeper.chain.connection import Link
+from keeper.chain.providers import Call
 from keeper.chain.refusals import Kind, Refusal
 from keeper.errors import BadData, ConfigError, KeeperError, Transient, Unreachable
 from keeper.model import Head
@@ -41,13 +42,20 @@ class Endpoint:
     views: int = 500  # most views in one bundle
     calls: int = 100  # most calls in one batch
     span: int = 2_000  # blocks per eth_getLogs
-    span_ceiling: int = 1 << 30  # the least span ever refused, less one
+    span_most: int = 10_000  # never ask for more blocks than this
+    span_ceiling: int = 1 << 30  # the least span refused, less one
     addresses: int = 500  # most addresses in one log filter
+    round_trips: int = 0
 
     @property
     def label(self) -> str:
         """The masked URL."""
         return self.link.label
+
+    async def ask(self, calls: Sequence[Call], *, within: float | None = None) -> list[Any]:
+        """One counted round trip; see `Link.call`."""
+        self.round_trips += 1
+        return await self.link.call(calls, within=within)
 
 
 class Pool:
@@ -60,6 +68,8 @@ class Pool:
         chain_id: int | None = None,
         max_lag: int = 3,
         max_age: float | None = None,
+        log_range: int = 10_000,
+        batch_size: int = 100,
         attempts: int = 4,
         backoff: float = 0.2,
         cool_down: float = 1.0,
@@ -68,7 +78,9 @@ class Pool:
     ) -> None:
         if not links:
             raise ConfigError("no RPC endpoint is configured: give at least one ws, wss, http, https URL or IPC path")
-        self.endpoints = tuple(Endpoint(link) for link in links)
+        self.endpoints = tuple(
+            Endpoint(link, calls=batch_size, span=min(2_000, log_range), span_most=log_range) for link in links
+        )
         self.chain_id = chain_id
         self._max_lag = max_lag
         self._max_age = max_age
@@ -161,7 +173,7 @@ class Pool:
     async def _probe(self, endpoint: Endpoint) -> None:
         calls = [("eth_chainId", []), ("eth_getBlockByNumber", ["latest", False])]
         try:
-            results = await endpoint.link.call(calls, within=10.0)
+            results = await endpoint.ask(calls, within=10.0)
             for result in results:
                 if isinstance(result, Refusal):
                     raise result

@@ -146,10 +146,6 @@ class _Futures(PersistentConnectionProvider):
             self._subscribing.pop(number, None)
         return str(answer["result"]) if "result" in answer else ""
 
-    def forget(self, subscription: str) -> None:
-        """Stop handing out a subscription's results."""
-        self._subscribers.pop(subscription, None)
-
     async def _send(self, requests: list[RPCRequest], *, batch: bool) -> int:
         first = cast(int, requests[0]["id"])
         body = encode(requests, batch)

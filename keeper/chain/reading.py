@@ -141,7 +141,7 @@ def block_parameter(endpoint: Endpoint, at: Head) -> Any:
 async def learn(endpoint: Endpoint, at: Head) -> bool:
     """Find out whether the node takes deployless calls and block hashes; True when that is news."""
     trivial = {"to": ZERO_ADDRESS, "data": "0x"}
-    results = await endpoint.link.call(
+    results = await endpoint.ask(
         [
             ("eth_call", [trivial, hex(at.number)]),
             ("eth_call", [trivial, {"blockHash": at.hash, "requireCanonical": True}]),
@@ -170,6 +170,6 @@ async def finish(endpoint: Endpoint, reading: Reading, at: Head, puzzling: Refus
         calls = reading.calls()
         results: list[Any] = []
         for start in range(0, len(calls), endpoint.calls):
-            results += await endpoint.link.call(calls[start : start + endpoint.calls])
+            results += await endpoint.ask(calls[start : start + endpoint.calls])
         puzzling = reading.take(results)
     raise Transient(f"{endpoint.label} did not answer {len(reading.calls())} views in {_ROUNDS} rounds")

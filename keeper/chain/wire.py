@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from keeper.errors import BadData, Transient
@@ -105,6 +105,8 @@ def logs(raw: Any, watch: Watch, first: int, last: int, hashes: dict[int, Hash] 
     return list(seen.values()) if ordered else [seen[key] for key in sorted(seen)]
 
 
-def log_filter(addresses: Iterable[Address], topics: Iterable[str]) -> dict[str, Any]:
-    """The address and topic part of an ``eth_getLogs`` filter; sorted, so that equal filters are equal texts."""
-    return {"address": sorted(addresses), "topics": [sorted(topics)]}
+def log_filter(watch: Watch, addresses: Sequence[Address]) -> dict[str, Any]:
+    """The address and topic part of an ``eth_getLogs`` filter for some of the watched addresses; sorted, so that equal
+    filters are equal texts."""
+    indexed = [sorted(words) or None for words in watch.indexed]
+    return {"address": list(addresses), "topics": [sorted(watch.topics), *indexed]}
