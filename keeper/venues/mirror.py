@@ -14,7 +14,7 @@ from keeper.model import Address, Block, Head, Log, Read, Skip, SkipReason, Watc
 from keeper.ports import Client
 from keeper.rewind import Rewind
 
-_READS_PER_REQUEST = 500
+_READS_AT_ONCE = 4_000  # the client makes requests of them that a node will take
 _REORG_MARGIN = 256  # blocks of old factory logs looked at again after a restart
 
 
@@ -61,6 +61,7 @@ class PoolMirror(ABC, Generic[P]):
         self._unusable: dict[Address, str] = {}
         self._rewind = Rewind()
         self._number: int | None = None
+        self._oldest = 0  # nothing is known of the state before this block
         self._distrusted = "it has not been loaded"
         self._cursor = 0
 
@@ -115,12 +116,14 @@ class PoolMirror(ABC, Generic[P]):
         """Advance over old blocks, without undo records."""
         for log in logs:
             self._take(log)
-            self._number = log.block_number
+            self._number = self._oldest = log.block_number
 
     def rewind(self, number: int) -> None:
         """Return to the state after block `number`; raises BadData when that is no longer known."""
         if self._number is None or number >= self._number:
             return
+        if number < self._oldest:
+            raise BadData(f"{self.name} cannot step back to block {number}: it was read at block {self._oldest}")
         self._rewind.back(number)
         self._number = number
         self._scanned = min(self._scanned, number)
@@ -150,7 +153,7 @@ class PoolMirror(ABC, Generic[P]):
         states, unusable = await self._read_all(client, head, list(infos.values()))
         self._rewind.clear()
         self._infos, self._states, self._unusable, self._stale = infos, states, unusable, {}
-        self._scanned = self._number = head.number
+        self._scanned = self._number = self._oldest = head.number
         self._distrusted = ""
 
     async def refresh(self, client: Client, head: Head) -> None:
@@ -230,6 +233,7 @@ class PoolMirror(ABC, Generic[P]):
             a: "it was stale when the snapshot was made" for a in infos if a not in states and a not in unusable
         }
         self._number, self._scanned, self._distrusted = number, scanned, distrusted
+        self._oldest = number or 0
 
     # ------------------------------------------------------------------------------------------ for a subclass
 
@@ -293,9 +297,9 @@ class PoolMirror(ABC, Generic[P]):
 
 
 async def read_many(client: Client, head: Head, reads: Collection[Read]) -> list[bytes | None]:
-    """Views pinned to `head`, in requests a node will take."""
+    """Any number of views pinned to `head`."""
     wanted = list(reads)
     answers: list[bytes | None] = []
-    for start in range(0, len(wanted), _READS_PER_REQUEST):
-        answers += await client.read(wanted[start : start + _READS_PER_REQUEST], head)
+    for start in range(0, len(wanted), _READS_AT_ONCE):
+        answers += await client.read(wanted[start : start + _READS_AT_ONCE], head)
     return answers

@@ -148,13 +148,16 @@ class UniswapV2(PoolMirror[V2Pool]):
     ) -> tuple[Step, ...]:
         """Take the output first and pay inside ``uniswapV2Call``.
 
-        An `amount` only known on chain is taken to be the hop's quoted output: the pair is told a number, and what
-        it asks for that number is worked out on chain.
+        An `amount` only known on chain is what a further pool asks for, which is the `recipient` then: it is taken to
+        be the hop's quoted output, and the pair is paid before it hands it on, because a pair calls its recipient back.
         """
         zero_for_one = hop.token_in < hop.token_out
-        wanted = amount.value if amount.source is Source.LITERAL else hop.amount_out
+        chained = amount.source is not Source.LITERAL
+        wanted = hop.amount_out if chained else amount.value
         owed = Amount(Source.V2_IN, self.fee_bps << 128 | wanted, hop.pool, 0 if zero_for_one else 1)
         outputs = (0, wanted) if zero_for_one else (wanted, 0)
+        if chained:
+            return (*pay(owed), Call(hop.pool, self._abi.encode("swap", *outputs, recipient, b"")))
         data = self._abi.encode("swap", *outputs, recipient, encode(pay(owed)))
         return (Call(hop.pool, data, callback=Callback(hop.pool, 3)),)
 

@@ -17,6 +17,7 @@ from keeper.venues.uniswap_v3.ticks import HIGHEST_PRICE, LOWEST_PRICE, TickMap
 
 _AMOUNT_AT = 4 + 2 * 32  # amountSpecified in the calldata of swap()
 _AUDITED_TICKS = 4
+_WORD = 32
 
 
 class UniswapV3(PoolMirror[V3Pool]):
@@ -45,7 +46,8 @@ class UniswapV3(PoolMirror[V3Pool]):
         self.created = self._factory_abi.topic("PoolCreated")
         self.followed = frozenset({self._initialize, self._swap, self._mint, self._burn})
         self._with_balances = balances
-        self._asked: tuple[tuple[Address, Address], ...] = ()
+        self._balance_reads: dict[Address, tuple[Read, Read]] = {}
+        self._asked: tuple[Address, ...] = ()
         self._balances: dict[tuple[Address, Address], int] = {}
 
     # -------------------------------------------------------------------------------------------------- balances
@@ -54,15 +56,19 @@ class UniswapV3(PoolMirror[V3Pool]):
         """What each usable pool holds of both its tokens."""
         if not self._with_balances:
             return ()
-        encode_balance = interface("erc20").encode
-        self._asked = tuple((pool.address, token) for pool in self.pools() for token in (pool.token0, pool.token1))
-        return tuple(Read(token, encode_balance("balanceOf", pool)) for pool, token in self._asked)
+        for pool in self.pools():
+            if pool.address not in self._balance_reads:
+                data = interface("erc20").encode("balanceOf", pool.address)
+                self._balance_reads[pool.address] = (Read(pool.token0, data), Read(pool.token1, data))
+        self._asked = tuple(pool.address for pool in self.pools())
+        return tuple(read for pool in self._asked for read in self._balance_reads[pool])
 
     def observe(self, head: Head, answers: Sequence[bytes | None]) -> None:
         """Take the balances; one that could not be read counts as nothing."""
+        keys = [(pool, read.to) for pool in self._asked for read in self._balance_reads[pool]]
         self._balances = {
-            key: int.from_bytes(answer[:32], "big") if answer is not None and len(answer) >= 32 else 0
-            for key, answer in zip(self._asked, answers, strict=True)
+            key: _word(answer, 0) if answer is not None and len(answer) >= _WORD else 0
+            for key, answer in zip(keys, answers, strict=True)
         }
 
     def balance(self, pool: Address, token: Address) -> int:
@@ -80,7 +86,7 @@ class UniswapV3(PoolMirror[V3Pool]):
     def exact_out(
         self, hop: Hop, amount: Amount, recipient: Address, pay: Callable[[Amount], tuple[Step, ...]]
     ) -> tuple[Step, ...]:
-        """Buy `amount`; `pay` is given what the pool asks for in its callback."""
+        """Buy `amount`; `pay` is given what the pool asks for in its callback. Exact output is a negative number."""
         literal = amount.source is Source.LITERAL
         patches = () if literal else (Patch(_AMOUNT_AT, amount, negative=True),)
         return self._call(hop, -amount.value if literal else 0, recipient, patches, pay(self._owed(hop)))
@@ -203,20 +209,19 @@ class UniswapV3(PoolMirror[V3Pool]):
             for i, info in enumerate(infos)
             for position in range((MIN_TICK // info.spacing) >> 8, (MAX_TICK // info.spacing >> 8) + 1)
         ]
-        encode_call = self._abi.encode
-        bitmaps = await read_many(
-            client, head, [Read(info.address, encode_call("tickBitmap", position)) for _, info, position in words]
-        )
+        bitmap, info_of = self._abi.functions["tickBitmap"].selector, self._abi.functions["ticks"].selector
+        # Thousands of words: encoded and decoded by hand.
+        reads = [Read(info.address, bitmap + _argument(position)) for _, info, position in words]
         wanted = [
             (i, info, ((position << 8) + bit) * info.spacing)
-            for (i, info, position), answer in zip(words, bitmaps, strict=True)
-            for bit in _bits(self._abi.decode("tickBitmap", answer)[0])
+            for (i, info, position), answer in zip(words, await read_many(client, head, reads), strict=True)
+            for bit in _bits(_word(_answer(answer, "tickBitmap", 1), 0))
         ]
-        answers = await read_many(client, head, [Read(info.address, encode_call("ticks", t)) for _, info, t in wanted])
+        reads = [Read(info.address, info_of + _argument(tick)) for _, info, tick in wanted]
         found: list[dict[int, tuple[int, int]]] = [{} for _ in infos]
-        for (i, _, tick), answer in zip(wanted, answers, strict=True):
-            gross, net, *_ = self._abi.decode("ticks", answer)
-            found[i][tick] = (gross, net)
+        for (i, _, tick), answer in zip(wanted, await read_many(client, head, reads), strict=True):
+            data = _answer(answer, "ticks", 8)
+            found[i][tick] = (_word(data, 0), _signed(data, 1))
         return found
 
     async def _differences(self, client: Client, head: Head, pools: Sequence[V3Pool]) -> dict[Address, str]:
@@ -257,12 +262,22 @@ def _bits(word: int) -> list[int]:
     return [bit for bit in range(256) if word >> bit & 1] if word else []
 
 
+def _argument(value: int) -> bytes:
+    return value.to_bytes(_WORD, "big", signed=True)
+
+
+def _answer(answer: bytes | None, what: str, words: int) -> bytes:
+    if answer is None or len(answer) != _WORD * words:
+        raise BadData(f"{what}() of a pool answered {'nothing' if answer is None else f'{len(answer)} bytes'}")
+    return answer
+
+
 def _word(data: bytes, index: int) -> int:
-    return int.from_bytes(data[32 * index : 32 * index + 32], "big")
+    return int.from_bytes(data[_WORD * index : _WORD * index + _WORD], "big")
 
 
 def _signed(data: bytes, index: int) -> int:
-    return int.from_bytes(data[32 * index : 32 * index + 32], "big", signed=True)
+    return int.from_bytes(data[_WORD * index : _WORD * index + _WORD], "big", signed=True)
 
 
 def _expect(log: Log, size: int, indexed: int) -> None:
