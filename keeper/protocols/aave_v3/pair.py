@@ -16,6 +16,11 @@ from keeper.protocols.aave_v3.rules import (
     Rules,
 )
 
+GAS_AROUND = 60_000  # the guard, the approval and taking it back
+GAS_PER_ASSET = 30_000  # each collateral and debt of the borrower is valued
+GAS_PER_BURNED_DEBT = 66_000
+GAS_SAVED_BY_ONE_ASSET = 60_000  # when debt and collateral are one reserve
+
 
 class Ending(Enum):
     """What a call leaves of the pair."""
@@ -91,7 +96,7 @@ class Quote:
         base = terms.debt_price * repay * terms.collateral_unit // (terms.collateral_price * terms.debt_unit)
         return terms.rules.max_collateral(base, terms.bonus)
 
-    def call(self, cover: int) -> Result | None:
+    def call(self, cover: int, *, receive_a_token: bool = False) -> Result | None:
         """What a call with `debtToCover` = `cover` moves; None where it reverts."""
         terms, rules = self.terms, self.terms.rules
         repaid = min(cover, self.cap)
@@ -110,7 +115,7 @@ class Quote:
             ending = Ending.DEBT_GONE
         if ending is Ending.PARTIAL and rules.must_not_leave_dust and not self._leaves_enough(repaid, collateral):
             return None
-        if not self._burns_something(repaid, collateral - fee):
+        if not self._burns_debt(repaid) or not (receive_a_token or self._burns_collateral(collateral - fee)):
             return None
         return Result(repaid, collateral, self._paid_fee(collateral - fee, fee), ending)
 
@@ -120,14 +125,12 @@ class Quote:
         rest = (self.collateral - collateral) * terms.collateral_price // terms.collateral_unit
         return left >= MIN_LEFTOVER and rest >= MIN_LEFTOVER
 
-    def _burns_something(self, repaid: int, received: int) -> bool:
+    def _burns_debt(self, repaid: int) -> bool:
         """Burning a scaled amount of zero reverts (ScaledBalanceTokenBase: INVALID_BURN_AMOUNT)."""
-        rules, moment = self.terms.rules, self.moment
-        return bool(
-            repaid > 0
-            and rules.debt_burn(repaid, moment.debt_index)
-            and rules.supply_burn(received, moment.supply_index)
-        )
+        return repaid > 0 and self.terms.rules.debt_burn(repaid, self.moment.debt_index) > 0
+
+    def _burns_collateral(self, received: int) -> bool:
+        return self.terms.rules.supply_burn(received, self.moment.supply_index) > 0
 
     def _paid_fee(self, received: int, fee: int) -> int:
         """The fee is cut to what is left of the borrower's aTokens."""
@@ -161,7 +164,8 @@ class Quote:
         """The smallest amount that burns at least one unit on either side."""
 
         def too_small(repay: int) -> bool:
-            return not self._burns_something(repay, self.received(min(self.asked(repay), self.collateral)))
+            received = self.received(min(self.asked(repay), self.collateral))
+            return not (self._burns_debt(repay) and self._burns_collateral(received))
 
         return _last(too_small, 0, self.cap) + 1
 
@@ -179,21 +183,22 @@ def _last(holds: Callable[[int], bool], low: int, high: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GasModel:
-    """Gas of a liquidation call with its approvals, measured on 3.6 and 3.0.2 bytecode (tests/parity)."""
+    """Gas of a liquidation call with its guard and approvals, for one borrower and one pair."""
 
     base: int
-    per_position_asset: int
-    per_extra_debt: int
-    position_assets: int
-    extra_debts: int
-    takes_all_collateral: bool  # the pair's collateral is the borrower's only one
+    burned_debts: int  # further debts that are burned when the call takes the borrower's last collateral
 
-    def liquidation(self, full: bool, whole: Result | None) -> int:
-        """Units of gas expected."""
-        gas = self.base + self.per_position_asset * self.position_assets
-        if full and whole is not None and whole.ending is Ending.COLLATERAL_GONE and self.takes_all_collateral:
-            gas += self.per_extra_debt * self.extra_debts
-        return gas
+    def liquidation(self, whole: Result | None) -> int:
+        """Units expected; `whole` is the result of a call for all it can take."""
+        last = whole is not None and whole.ending is Ending.COLLATERAL_GONE
+        return self.base + (GAS_PER_BURNED_DEBT * self.burned_debts if last else 0)
+
+
+def gas_model(rules: Rules, debts: int, collaterals: int, *, same_asset: bool) -> GasModel:
+    """From the borrower's number of debts and collaterals; constants measured on 3.6 and 3.0.2 bytecode."""
+    base = rules.liquidation_gas + GAS_AROUND + GAS_PER_ASSET * (debts + collaterals)
+    burned = debts - 1 if rules.burns_deficit and collaterals == 1 else 0
+    return GasModel(base - (GAS_SAVED_BY_ONE_ASSET if same_asset else 0), burned)
 
 
 class AavePair:
@@ -274,7 +279,7 @@ class AavePair:
         return Seizure(found.repaid, received, found.fee)
 
     def gas(self, repay: int) -> int:
-        return self._gas.liquidation(repay == self.full and self._whole is not None, self._whole)
+        return self._gas.liquidation(self._whole if repay == self.full else None)
 
     def budget(self, repay: int) -> int:
         return self._whole_budget if repay == self.full else repay

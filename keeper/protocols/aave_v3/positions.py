@@ -11,13 +11,8 @@ from keeper.ports import Position
 from keeper.protocols.aave_v3.health import Entry, Health, Valuation
 from keeper.protocols.aave_v3.ledger import DEBT, SUPPLY
 from keeper.protocols.aave_v3.market import Reserve
-from keeper.protocols.aave_v3.pair import AavePair, GasModel, Moment, Quote, Terms
+from keeper.protocols.aave_v3.pair import AavePair, Moment, Quote, Terms, gas_model
 from keeper.protocols.aave_v3.rules import MIN_LEFTOVER, SENTINEL_BYPASS
-
-# Gas of liquidationCall with the approvals and the guard around it.
-GAS_BASE = 330_000
-GAS_PER_ASSET = 22_000
-GAS_PER_BURNED_DEBT = 75_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +48,9 @@ def build_position(scene: Scene, borrower: Address, entries: Sequence[Entry], em
         open_collaterals = [
             e for e in collaterals if _open(scene, e, "collateral", refusals) and _seizable(now, e, emode, refusals)
         ]
-        gas = _gas(len(debts), len(collaterals))
         for debt in open_debts:
             for collateral in open_collaterals:
-                found = _pair(scene, debt, collateral, emode, (health, at_head, late), gas)
+                found = _pair(scene, debt, collateral, emode, (health, at_head, late), (len(debts), len(collaterals)))
                 if isinstance(found, Skip):
                     refusals.append(found)
                 else:
@@ -122,7 +116,12 @@ def _seizable(now: Valuation, entry: Entry, emode: int, refusals: list[Skip]) ->
 
 
 def _pair(
-    scene: Scene, debt: Entry, collateral: Entry, emode: int, healths: tuple[Health, Health, Health], gas: GasModel
+    scene: Scene,
+    debt: Entry,
+    collateral: Entry,
+    emode: int,
+    healths: tuple[Health, Health, Health],
+    counts: tuple[int, int],
 ) -> AavePair | Skip:
     now = scene.now
     owed, held = now.market.reserves[debt[0]], now.market.reserves[collateral[0]]
@@ -146,6 +145,7 @@ def _pair(
         Quote(terms, Moment(view.indices(owed.id)[1], view.indices(held.id)[0], health.debt, health.factor))
         for view, health in zip((now, scene.at_head, scene.late), healths, strict=True)
     )
+    gas = gas_model(now.market.rules, *counts, same_asset=owed.id == held.id)
     available = scene.available.get(held.id, 0)
     pair = AavePair(quote, at_head, late, available, gas)
     return pair if pair.feasible else _refused(pair, quote, held, available)
@@ -175,14 +175,3 @@ def _refused(pair: AavePair, quote: Quote, held: Reserve, available: int) -> Ski
             numbers,
         )
     return Skip(SkipReason.NO_PAIR, f"{names}: too small to liquidate", numbers)
-
-
-def _gas(debts: int, collaterals: int) -> GasModel:
-    return GasModel(
-        base=GAS_BASE,
-        per_position_asset=GAS_PER_ASSET,
-        per_extra_debt=GAS_PER_BURNED_DEBT,
-        position_assets=debts + collaterals,
-        extra_debts=debts - 1,
-        takes_all_collateral=collaterals == 1,
-    )

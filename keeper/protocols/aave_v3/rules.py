@@ -72,6 +72,8 @@ class Rules:
     protocol_fee: Binary  # (bonus, fee bps) → fee
     flash_premium: Binary  # (amount, premium bps) → premium
 
+    liquidation_gas: int  # of liquidationCall itself, before what each asset of the borrower adds
+
 
 _V3_0 = Rules(
     version="3.0",
@@ -100,6 +102,7 @@ _V3_0 = Rules(
     bonus_base=percent_div_half_up,
     protocol_fee=percent_mul_half_up,
     flash_premium=percent_mul_half_up,
+    liquidation_gas=335_000,
 )
 _V3_1 = replace(_V3_0, version="3.1", grace_period=True, virtual_balance=True, every_reserve_virtual=False)
 _V3_2 = replace(_V3_1, version="3.2", liquid_emodes=True, emode_price_source=False)
@@ -124,6 +127,7 @@ _V3_5 = replace(
     balance_events=True,
     debt_needed=percent_div_up,
     flash_premium=percent_mul_up,
+    liquidation_gas=265_000,
 )
 _V3_6 = replace(_V3_5, version="3.6", needs_reserve_threshold=False)
 _V3_7 = replace(
