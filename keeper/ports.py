@@ -167,6 +167,14 @@ class Book(Mirror, Protocol):
         """Trusted, or why not."""
 
     @property
+    def base_unit(self) -> int:
+        """One unit of the currency that values and prices are in."""
+
+    @property
+    def borrower_count(self) -> int:
+        """Borrowers with debt."""
+
+    @property
     def read_only(self) -> bool:
         """Positions are shown but never acted on: the market runs rules that are not known."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from keeper.model import Address, Route
-from keeper.ports import Quoter
+from keeper.ports import Quoter, Requoter
 
 NO_POOLS: frozenset[Address] = frozenset()
 _Trade = tuple[bool, Address, Address, int, frozenset[Address]]
 
 
 class Memo:
-    """Remembers the trades of `quoter`; satisfies `ports.Quoter`.
+    """Remembers the trades of `quoter`; satisfies `ports.Requoter`.
 
     Loans differ in the pools they lock, which seldom matter: the best route over all pools is also the best without
     some pools that it does not use, so a locked pool costs a second quote only where it would have been traded in.
@@ -45,6 +45,10 @@ class Memo:
         if (token_in, token_out) not in self._spots:
             self._spots[token_in, token_out] = self._quoter.spot(token_in, token_out)
         return self._spots[token_in, token_out]
+
+    def again(self, route: Route) -> Route | None:
+        """As the quoter beneath; None where it cannot keep a split."""
+        return self._quoter.again(route) if isinstance(self._quoter, Requoter) else None
 
     def _trade(self, trade: _Trade) -> Route | None:
         if trade in self._trades:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keeper.model import FlashOffer, SkipReason
 from keeper.ports import Pair
 from keeper.strategy.funding import Lender, Market
-from keeper.strategy.shapes import Terms, Trial, flash_swap, loan_one_leg, loan_same_asset, loan_two_legs
+from keeper.strategy.shapes import Recipe, Terms, Trial, flash_swap, loan_one_leg, loan_same_asset, loan_two_legs
 from keeper.strategy.sizing import Curve
 from keeper.strategy.value import spot_value
 
 BPS = 10_000
+PROBES = (0, 2, 4, 6, 8, 10, 12)  # lenders are looked for at the largest amount and at these halvings of it
+WORTH_BPS = 2  # share of the net for which the search is taken up again
 FLASH_SWAP = "flash swap"
+Shape = Callable[[Terms, int], Trial | SkipReason]
 Lent = Callable[[Terms, Pair, int, FlashOffer], Trial | SkipReason]
 
 
@@ -25,6 +28,8 @@ class Option:
     funding: str  # for a person
     curve: Curve[Trial]
     floor_cost: int  # wei of gas without any route
+    shape: Shape
+    recipe: Recipe
     refusal: SkipReason | None = None  # why the last impossible amount was impossible
 
     @property
@@ -61,7 +66,7 @@ class Options:
         if swappable and debt != self.terms.profit and not self.every:
             return options
         end = pair.feasible[-1][1]
-        for lender in self.market.lenders(debt, [pair.budget(size) for size in (end, end >> 3, end >> 6) if size]):
+        for lender in self.market.lenders(debt, [pair.budget(end >> part) for part in PROBES if end >> part]):
             name = f"loan from {lender[0]} {lender[1][:10]}"
             if debt == collateral:
                 score = self._loan(pair, lender, loan_same_asset)
@@ -75,29 +80,52 @@ class Options:
                 options.append(self._option(pair, f"{name}, two legs", score, self._two_legs(pair)))
         return options
 
-    def _swap(self, pair: Pair) -> Callable[[int], Trial | SkipReason]:
-        return lambda repay: flash_swap(self.terms, pair, repay)
+    def minding_the_sale(self, option: Option) -> Option | None:
+        """The same option with the recipe that improves its best amount, or one beside it, most; None where none does.
 
-    def _loan(self, pair: Pair, lender: Lender, shape: Lent) -> Callable[[int], Trial | SkipReason]:
-        def score(repay: int) -> Trial | SkipReason:
+        The neighbours count because a purchase that takes the sale's pools makes dents in the curve, and the best
+        amount without them may lie in one.
+        """
+        seeds = option.curve.around_best()
+        best, found = 0, None
+        for seed in seeds:
+            for recipe in seed.recipes(option.recipe):
+                result = option.shape(replace(self.terms, recipe=recipe), seed.repay)
+                if isinstance(result, Trial) and result.net - seed.net > max(best, abs(seed.net) * WORTH_BPS // BPS):
+                    best, found = result.net - seed.net, recipe
+        if found is None:
+            return None
+        gain = None if option.curve.ceiling is None else option.curve.ceiling + option.floor_cost
+        other = self._option(option.pair, option.funding, option.shape, gain, found)
+        other.curve.start(seeds[0].repay)
+        return other
+
+    def _swap(self, pair: Pair) -> Shape:
+        return lambda terms, repay: flash_swap(terms, pair, repay)
+
+    def _loan(self, pair: Pair, lender: Lender, shape: Lent) -> Shape:
+        def score(terms: Terms, repay: int) -> Trial | SkipReason:
             offer = self.market.offers(pair.debt.address, pair.budget(repay)).get(lender)
-            return SkipReason.NO_FLASH_SOURCE if offer is None else shape(self.terms, pair, repay, offer)
+            return SkipReason.NO_FLASH_SOURCE if offer is None else shape(terms, pair, repay, offer)
 
         return score
 
-    def _option(self, pair: Pair, funding: str, shape: Callable[[int], Trial | SkipReason], gain: int | None) -> Option:
+    def _option(self, pair: Pair, funding: str, shape: Shape, gain: int | None, recipe: Recipe | None = None) -> Option:
+        terms = self.terms if recipe is None else replace(self.terms, recipe=recipe)
         ends = (pair.feasible[0][0], pair.feasible[-1][1])
-        floor_cost = (self.terms.base_gas + min(pair.gas(end) for end in ends)) * self.terms.gas_price
+        floor_cost = (terms.base_gas + min(pair.gas(end) for end in ends)) * terms.gas_price
 
         def score(repay: int) -> tuple[int, int, Trial] | None:
-            result = shape(repay)
+            result = shape(terms, repay)
             if isinstance(result, Trial):
                 return result.net, result.cost, result
             option.refusal = result
             return None
 
         ceiling = None if gain is None else gain - floor_cost
-        option = Option(pair, funding, Curve(pair.feasible, score, ceiling, floor_cost), floor_cost)
+        option = Option(
+            pair, funding, Curve(pair.feasible, score, ceiling, floor_cost), floor_cost, shape, terms.recipe
+        )
         return option
 
     # Upper bounds of the gain at the largest amount, in wei: trades at spot price without fee or impact. None where a

@@ -18,6 +18,8 @@ from keeper.strategy.shapes import Terms, Trial
 from keeper.strategy.sizing import maximise
 from keeper.strategy.value import native
 
+RECIPES = 3  # how often a plan's purchase is reconsidered in view of its sale
+
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
@@ -27,7 +29,7 @@ class PlannerSettings:
     base_gas: int = 120_000  # gas of an execution before routes, loan and liquidation: intrinsic, calldata, measuring
     flash_swaps: bool = True  # whether a buying route may be its own loan
     spot_slack_bps: int = 200  # how much better than the deepest path a path may be; only decides what is tried
-    tolerance_bps: int = 2  # how much of the best net the search may leave
+    tolerance_bps: int = 4  # how much of the best net the search may leave
     max_trials: int = 160  # amounts tried per position, after which the best so far is taken
 
 
@@ -73,12 +75,7 @@ class Planner:
             options += found
             if not found:
                 blocked.append((pair, SkipReason.NO_FLASH_SOURCE if pair.feasible else SkipReason.DUST_HOLE))
-        if thorough:
-            for option in options:
-                if not option.curve.finished:
-                    option.curve.advance()
-                maximise([option.curve], tolerance_bps=settings.tolerance_bps, limit=settings.max_trials)
-        maximise([o.curve for o in options], tolerance_bps=settings.tolerance_bps, limit=settings.max_trials)
+        self._search(builder, options, thorough=thorough)
         options.sort(key=_merit, reverse=True)
         candidates = tuple(_candidate(option) for option in options) + tuple(_refused(*entry) for entry in blocked)
         best = options[0] if options else None
@@ -88,6 +85,31 @@ class Planner:
             return Decision(None, verdict.unprofitable(position, terms, best, len(position.pairs)), candidates)
         blocked += [(option.pair, option.refusal) for option in options if option.refusal is not None]
         return Decision(None, verdict.impossible(blocked), candidates)
+
+    def _search(self, builder: Options, options: list[Option], *, thorough: bool) -> None:
+        """Bring the best option, or with `thorough` every option, to its best amount."""
+
+        def search(some: Sequence[Option]) -> None:
+            settings = self.settings
+            maximise([o.curve for o in some], tolerance_bps=settings.tolerance_bps, limit=settings.max_trials)
+
+        if thorough:
+            for option in options:
+                if not option.curve.finished:
+                    option.curve.advance()
+                search([option])
+        search(options)
+        for option in list(options) if thorough else sorted(options, key=_merit)[-1:]:
+            best = option
+            for _ in range(RECIPES):
+                other = builder.minding_the_sale(best)
+                if other is None:
+                    break
+                search([best, other])
+                if _merit(other) <= _merit(best):
+                    break
+                best = other
+            options[options.index(option)] = best
 
 
 def _merit(option: Option) -> tuple[int, int]:

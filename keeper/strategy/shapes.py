@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keeper.model import Address, FlashOffer, Route, Seizure, SkipReason
-from keeper.ports import Pair, Quoter
+from keeper.ports import Pair, Requoter
 from keeper.strategy.value import spot_value
+
+_NO_POOLS: frozenset[Address] = frozenset()
+GAS_MATTERS = 100  # gas of a hundredth of the gain is worth saving on
+THIN = 8  # a path with less than an eighth of a trade
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a purchase minds the sale that follows it: the cheapest one alone may use up what the sale needs more."""
+
+    spare: frozenset[Address] = _NO_POOLS  # pools it leaves alone
+    weigh: bool = False  # split it at the prices that the sale will leave
+    sale_spares: frozenset[Address] = _NO_POOLS  # pools that sale is taken to leave alone; only with `weigh`
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What every trial of one plan shares."""
 
-    quoter: Quoter
+    quoter: Requoter
     profit: Address  # the wrapped native token
     gas_price: int  # wei per gas, next base fee + tip
     base_gas: int  # gas of a transaction before routes, loan and liquidation
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +56,32 @@ class Trial:
         """Gain less gas, wei."""
         return self.gain - self.cost
 
+    def recipes(self, recipe: Recipe) -> list[Recipe]:
+        """What to try instead of `recipe`, by which this was bought: the shared pools weighed or spared, a path less.
 
-NO_LOCKS: frozenset[Address] = frozenset()
+        A path less saves gas, and may leave the sale a pool that a thin path hardly needs.
+        """
+        if self.buy is None or self.sell is None:
+            return []
+        found = []
+        if shared := self.buy.pools & self.sell.pools:
+            found = [Recipe(recipe.spare, weigh=True), Recipe(recipe.spare | shared)]
+        for path in self.buy.paths if len(self.buy.paths) > 1 else ():
+            if self.cost * GAS_MATTERS > self.gain or path.amount_in * THIN < self.buy.amount_in:
+                pools = frozenset(hop.pool for hop in path.hops)
+                found += [Recipe(recipe.spare | pools), Recipe(recipe.spare, weigh=True, sale_spares=pools)]
+        return [other for other in dict.fromkeys(found) if other != recipe]
 
 
 def flash_swap(terms: Terms, pair: Pair, repay: int) -> Trial | SkipReason:
     """Shape 1: the buying route hands out the debt asset first and is paid with seized collateral."""
     budget = pair.budget(repay)
-    buy = terms.quoter.buy(pair.collateral.address, pair.debt.address, budget)
-    return SkipReason.NO_ROUTE if buy is None else _two_legs(terms, pair, repay, budget, None, buy)
+    return _two_legs(terms, pair, repay, budget, None, budget)
 
 
 def loan_two_legs(terms: Terms, pair: Pair, repay: int, offer: FlashOffer) -> Trial | SkipReason:
     """Shape 2: collateral buys exactly loan and premium, the rest is sold."""
-    owed = offer.amount + offer.premium
-    buy = terms.quoter.buy(pair.collateral.address, pair.debt.address, owed, offer.locks)
-    return SkipReason.NO_ROUTE if buy is None else _two_legs(terms, pair, repay, offer.amount, offer, buy)
+    return _two_legs(terms, pair, repay, offer.amount, offer, offer.amount + offer.premium)
 
 
 def loan_one_leg(terms: Terms, pair: Pair, repay: int, offer: FlashOffer) -> Trial | SkipReason:
@@ -78,11 +102,28 @@ def loan_same_asset(terms: Terms, pair: Pair, repay: int, offer: FlashOffer) -> 
 
 
 def _two_legs(
-    terms: Terms, pair: Pair, repay: int, budget: int, loan: FlashOffer | None, buy: Route
+    terms: Terms, pair: Pair, repay: int, budget: int, loan: FlashOffer | None, owed: int
 ) -> Trial | SkipReason:
+    """Buy `owed`, sell the rest."""
     seizure = pair.seize(repay)
+    avoid = terms.recipe.spare | loan.locks if loan else terms.recipe.spare
+    buy = terms.quoter.buy(pair.collateral.address, pair.debt.address, owed, avoid)
+    if buy is not None and terms.recipe.weigh and seizure.seized > buy.amount_in:
+        buy = _weighed(terms, pair, owed, avoid, buy, seizure.seized - buy.amount_in)
+    if buy is None:
+        return SkipReason.NO_ROUTE
     kept = budget - seizure.repaid if pair.debt.address == terms.profit else 0
     return _with_rest(terms, pair, repay, budget, seizure, loan, buy, seizure.seized - buy.amount_in, kept)
+
+
+def _weighed(terms: Terms, pair: Pair, owed: int, avoid: frozenset[Address], buy: Route, rest: int) -> Route:
+    """The purchase split as it would be after the sale of `rest`, which is where both together leave the prices."""
+    quoter = terms.quoter
+    if pair.collateral.address == terms.profit:
+        return buy
+    sale = quoter.sell(pair.collateral.address, terms.profit, rest, terms.recipe.sale_spares)
+    split = None if sale is None else quoter.after(sale).buy(pair.collateral.address, pair.debt.address, owed, avoid)
+    return (None if split is None else quoter.again(split)) or buy
 
 
 def _with_rest(
@@ -108,7 +149,7 @@ def _with_rest(
         gain = kept
     else:
         quoter = terms.quoter if buy is None else terms.quoter.after(buy)
-        sell = quoter.sell(token, terms.profit, rest, loan.locks if loan else NO_LOCKS)
+        sell = quoter.sell(token, terms.profit, rest)  # by now the loan is closed and its pools are open again
         if sell is None:
             return SkipReason.NO_ROUTE
         gain = sell.amount_out + kept

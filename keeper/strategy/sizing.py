@@ -26,8 +26,8 @@ VISIBLE = 20  # gas matters to the search when it is more than 1/VISIBLE of the 
 # Powers of two by which a width is divided:
 SLOPE = 9  # distance from a curve's end to the second trial, which shows whether it still rises there
 STEP = 4  # least distance from other tried amounts
-FINEST = 14  # pieces of less than this part of the curve are left alone
-REFINED = 7  # the same for the neighbourhood of the best amount where gas is visible
+FINEST = 10  # untried pieces of less than this part of their amounts are left alone
+REFINED = 8  # the same beside the best amount where gas is visible
 
 
 class Curve(Generic[T]):
@@ -49,6 +49,7 @@ class Curve(Generic[T]):
         self._end = self._pieces[-1][1] if self._pieces else 0
         self._xs: list[int] = []
         self._points: list[tuple[int, int, int]] = []  # amount, net, gas cost; ascending
+        self._values: list[T] = []  # what was tried there
         self._cap: int | None = None  # lowest amount known to be impossible
         self._target = self._end
         self._peer()
@@ -57,6 +58,13 @@ class Curve(Generic[T]):
     def gas_is_visible(self) -> bool:
         """Gas is so large a part of the best net that steps in it can hide a better amount."""
         return any(cost * VISIBLE > abs(net) for _, net, cost in self._points)
+
+    def around_best(self) -> list[T]:
+        """The best that was tried, then what was tried next to it."""
+        if not self._points:
+            return []
+        place = max(range(len(self._points)), key=lambda index: self._points[index][1])
+        return [self._values[near] for near in (place, place - 1, place + 1) if 0 <= near < len(self._values)]
 
     def advance(self, enough: int = 0) -> int:
         """Try the most promising amount, and at first a grid where it may exceed `enough`; the number of trials."""
@@ -71,13 +79,20 @@ class Curve(Generic[T]):
         self._peer()
         return self.tried - before
 
+    def start(self, amount: int) -> None:
+        """Try an amount believed to be near the best one, and one on either side that brackets the best."""
+        for near in (amount, amount - (amount >> STEP), amount + (amount >> STEP)):
+            if any(low <= near <= high for low, high in self._pieces):
+                self._attempt(near)
+        self._peer()
+
     def refine(self) -> int:
         """Try the middle of the wider untried piece beside the best amount; 0 when both are narrow."""
         at = max(self._points, key=lambda point: point[1])[0] if self._points else 0
         beside = [piece for piece in self._pieces if piece[1] < at][-1:]
         beside += [piece for piece in self._pieces if piece[0] > at][:1]
         low, high = max(beside, key=lambda piece: piece[1] - piece[0], default=(0, 0))
-        if high - low <= self._end >> REFINED:
+        if high - low <= high >> REFINED:
             return 0
         self._attempt((low + high) // 2)
         self._peer()
@@ -100,6 +115,7 @@ class Curve(Generic[T]):
         place = bisect_left(self._xs, amount)
         self._xs.insert(place, amount)
         self._points.insert(place, (amount, net, cost))
+        self._values.insert(place, value)
         if self.best is None or net > self.best[0]:
             self.best = (net, value)
 
@@ -126,7 +142,7 @@ class Curve(Generic[T]):
         self.finished = True
         for piece in self._pieces:
             bound, target = self._bound(piece)
-            if piece[1] - piece[0] < self._end >> FINEST and self._touches(piece):
+            if piece[1] - piece[0] < piece[1] >> FINEST and self._touches(piece):
                 continue
             if self.finished or (self.bound is not None and (bound is None or bound > self.bound)):
                 self.finished, self.bound, self._target = False, bound, target
@@ -157,6 +173,8 @@ class Curve(Generic[T]):
         if high + 1 == self._cap:
             at = min(at, low + width // 2 if left else max(low, high // 4))
         elif right and high + 1 == right[0][0]:
+            if right[0][1] + right[0][2] < 0:  # far too much, where the slope tells little
+                at = min(at, low + width // 2 if left else max(low, high // 4))
             at = min(at, high - (width >> (STEP if len(right) == 2 else SLOPE)))
         if left and low - 1 == left[-1][0]:
             at = max(at, low + (width >> STEP))

@@ -109,6 +109,17 @@ class FakeQuoter:
                 pools[hop.pool] = pools[hop.pool].traded(hop.token_in, hop.amount_in, hop.amount_out)
         return FakeQuoter(pools, self.gas_price, self.connectors, self.calls, self.sets)
 
+    def again(self, route: Route) -> Route | None:
+        self.calls.append("again")
+        shares = [
+            (
+                tuple(self.pools[hop.pool] for hop in path.hops),
+                path.amount_out if route.exact_out else path.amount_in,
+            )
+            for path in route.paths
+        ]
+        return self.routed(shares, route.token_in, exact_out=route.exact_out)
+
     def spot(self, token_in: Address, token_out: Address) -> tuple[int, int] | None:
         best: tuple[int, int] | None = None
         deepest = -1
@@ -150,7 +161,7 @@ class FakeQuoter:
             return None
         lines = self.lines(token_in, token_out, avoid)
         curves = {line: _mobius(line, token_in) for line in lines}
-        lines = sorted(lines, key=lambda line: -curves[line][0] / curves[line][1])[:6]
+        lines = sorted(lines, key=lambda line: -curves[line][0] / curves[line][1])[:40]
         gas_token = token_in if exact_out else token_out
         hop_cost = self.gas_in(gas_token, HOP_GAS)
         best: tuple[int, Route] | None = None
@@ -264,7 +275,7 @@ class FakePair:
         return any(low <= repay <= high for low, high in self.feasible)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FakeSource:
     """Lends up to a depth for a premium rounded up; may lock a pool."""
 
