@@ -149,7 +149,7 @@ class Strategy(Section):
     tip_share_bps: Bps = Field(2_000, le=10_000, description="Share of the simulated gain offered as tip with `share`.")
     max_fee_share_bps: Bps = Field(5_000, le=10_000, description="Most of the simulated gain that may be spent on gas.")
     max_slippage_bps: Bps = Field(
-        100, le=10_000, description="Most of the planned gain that may be lost until inclusion; the contract enforces it."
+        100, le=10_000, description="Most of the planned gain that may be lost until inclusion, enforced on chain."
     )
     inclusion_slack: Whole = Field(
         3, description="Blocks an attempt may land late and still have enough budget for interest."

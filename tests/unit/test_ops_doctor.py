@@ -220,9 +220,9 @@ async def test_a_dry_run_needs_no_signer_and_no_executor(tmp_path: Path) -> None
     [
         (lambda node: checks.head_age(node, 60), Level.OK, "10 s old"),
         (lambda node: checks.head_age(node, 5), Level.FAIL, "10 s old (limit 5 s)"),
-        (lambda node: checks.clock_skew(node), Level.OK, "not behind"),
+        (checks.clock_skew, Level.OK, "not behind"),
         (lambda node: checks.clock_skew(node, lambda: 900.0), Level.FAIL, "at least 100 s behind"),
-        (lambda node: checks.block_reads(node), Level.OK, "pinned"),
+        (checks.block_reads, Level.OK, "pinned"),
         (lambda node: checks.simulation_method(node, SIGNER), Level.OK, "offered"),
         (lambda node: checks.signer_balance(node, SIGNER, 10**9), Level.OK, "10 ether"),
         (lambda node: checks.signer_balance(node, SIGNER, 10**14), Level.WARN, "less than 5 attempts"),
