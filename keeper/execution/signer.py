@@ -25,7 +25,7 @@ class Unsigned:
 
     kind: TxKind
     nonce: int
-    to: Address
+    to: Address | None  # None creates a contract from `data`
     data: bytes
     gas_limit: int
     max_fee: int
@@ -67,7 +67,7 @@ class LocalSigner:
         raw, tx_hash = self._sign(
             {
                 "nonce": tx.nonce,
-                "to": checksum(tx.to),
+                "to": b"" if tx.to is None else checksum(tx.to),
                 "data": tx.data,
                 "gas": tx.gas_limit,
                 "maxFeePerGas": tx.max_fee,
