@@ -81,7 +81,8 @@ class _Redaction:
 
 def _json(event: Any, **_: Any) -> str:
     """One line; integers that JavaScript and jq would round are written as strings."""
-    return orjson.dumps(_exact(event), option=orjson.OPT_SORT_KEYS, default=str).decode()
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    return orjson.dumps(_exact(first | event), default=str).decode()
 
 
 def _exact(value: Any) -> Any:
