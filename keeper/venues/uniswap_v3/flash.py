@@ -9,7 +9,7 @@ from keeper.venues.uniswap_v3.swap_math import FEE_UNIT
 from keeper.venues.uniswap_v3.venue import UniswapV3
 
 # Measured on the published bytecode through the executor: the pool's own work, its transfers and the repayment.
-GAS_FLASH = 95_000
+GAS_FLASH = 75_000
 
 
 class UniswapV3Flash:
