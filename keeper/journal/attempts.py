@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from keeper.errors import Halt
 from keeper.model import Address, Attempt, AttemptState, Hash, Order, Outcome, Signed, TxKind, Verdict
@@ -145,28 +146,32 @@ def load(db: sqlite3.Connection, where: str, values: Iterable[str | int]) -> lis
         f" ended_number, ended_hash, detail, predicted_gain, predicted_gas, predicted_net FROM attempts WHERE {where}",
         tuple(values),
     ).fetchall()
-    return [
-        Attempt(
-            id=row[0],
-            market=row[1],
-            borrower=Address(row[2]),
-            signer=Address(row[3]),
-            nonce=row[4],
-            state=AttemptState(row[5]),
-            created_at=row[6],
-            head_number=row[7],
-            to=Address(row[8]),
-            txs=_transactions(db, row[0]),
-            sent_number=row[9],
-            ended_number=row[10],
-            ended_hash=Hash(row[11]) if row[11] else None,
-            detail=row[12],
-            predicted_gain=int(row[13]),
-            predicted_gas=int(row[14]),
-            predicted_net=int(row[15]),
-        )
-        for row in rows
-    ]
+    try:
+        return [_attempt(db, row) for row in rows]
+    except ValueError as error:
+        raise Halt(f"an attempt in the journal cannot be read ({error}): restore the journal from a backup") from error
+
+
+def _attempt(db: sqlite3.Connection, row: tuple[Any, ...]) -> Attempt:
+    return Attempt(
+        id=row[0],
+        market=row[1],
+        borrower=Address(row[2]),
+        signer=Address(row[3]),
+        nonce=row[4],
+        state=AttemptState(row[5]),
+        created_at=row[6],
+        head_number=row[7],
+        to=Address(row[8]),
+        txs=_transactions(db, row[0]),
+        sent_number=row[9],
+        ended_number=row[10],
+        ended_hash=Hash(row[11]) if row[11] else None,
+        detail=row[12],
+        predicted_gain=int(row[13]),
+        predicted_gas=int(row[14]),
+        predicted_net=int(row[15]),
+    )
 
 
 def _transactions(db: sqlite3.Connection, attempt_id: str) -> tuple[Signed, ...]:

@@ -86,7 +86,7 @@ def check(path: Path, chain_id: int | None, mode: str | None) -> bool:
             _check_content(path, db, chain_id, mode)
     except (OSError, sqlite3.OperationalError) as error:
         raise ConfigError(f"journal {path} cannot be read ({error}): check the path and its permissions") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise _corrupt(path, str(error)) from error
     return True
 
@@ -96,8 +96,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
     Without a write-ahead log there is nothing another process has in flight, and `immutable` leaves no files behind.
     """
-    wal = path.with_name(path.name + "-wal")
-    options = "mode=ro" if wal.exists() and wal.stat().st_size else "mode=ro&immutable=1"
+    options = "mode=ro" if _has_wal(path) else "mode=ro&immutable=1"
     return sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?{options}", uri=True, isolation_level=None, check_same_thread=False
     )
@@ -152,11 +151,15 @@ def _header(path: Path) -> bytes | None:
     with path.open("rb") as stream:
         header = stream.read(_HEADER)
     if not header:
-        wal = path.with_name(path.name + "-wal")
-        if wal.exists() and wal.stat().st_size:
+        if _has_wal(path):
             raise _corrupt(path, "it is empty but has a write-ahead log")
         return None  # a keeper was killed while it created the file, or an operator touched it
     return header
+
+
+def _has_wal(path: Path) -> bool:
+    wal = path.with_name(path.name + "-wal")
+    return wal.exists() and wal.stat().st_size > 0
 
 
 def _check_header(path: Path, header: bytes) -> None:
@@ -167,6 +170,11 @@ def _check_header(path: Path, header: bytes) -> None:
     found = int.from_bytes(header[68:72], "big")
     if found != APPLICATION_ID:
         raise ConfigError(f"journal {path} is a database of another program (id {found:#x}): choose another path")
+    # https://www.sqlite.org/fileformat.html, 1.3: page size at 16 (1 means 65,536), pages at 28. quick_check does not
+    # miss pages that hold nothing yet.
+    size = (int.from_bytes(header[16:18], "big") or 1) * int.from_bytes(header[28:32], "big")
+    if not _has_wal(path) and path.stat().st_size != size:
+        raise _corrupt(path, f"it has {path.stat().st_size} bytes where its header says {size}")
 
 
 def _check_content(path: Path, db: sqlite3.Connection, chain_id: int | None, mode: str | None) -> None:

@@ -161,10 +161,12 @@ class Reader:
                 return query(self._db)
             finally:
                 self._db.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise ConfigError(
                 f"journal {self._path} cannot be read ({error}): check its disk and permissions"
             ) from error
+        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"journal {self._path} is damaged ({error!r}): restore it from a backup") from error
 
     def close(self) -> None:
         """Close the file."""
