@@ -173,7 +173,7 @@ def _has_wal(path: Path) -> bool:
 def _check(connection: sqlite3.Connection) -> None:
     problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
-        raise sqlite3.DatabaseError(str(problem))
+        raise sqlite3.DatabaseError(" ".join(str(problem).split()))
 
 
 def _digest(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ import structlog
 from keeper.chain import wire
 from keeper.chain.connection import Link
 from keeper.chain.providers import Call
-from keeper.chain.refusals import Kind, Refusal
+from keeper.chain.refusals import Kind, Refusal, Unanswered
 from keeper.errors import BadData, ConfigError, KeeperError, Transient, Unreachable
 from keeper.model import Head
 
@@ -94,7 +94,7 @@ class Pool:
         """Endpoints that may be asked now, best first: the healthy in configured order, then those that failed last."""
         usable = [e for e in self.endpoints if not e.wrong and not e.stale]
         now = time.monotonic()
-        return sorted(usable, key=lambda e: (e.failures > 0, max(e.retry_at - now, 0.0)))
+        return sorted(usable, key=lambda e: (e.failures > 0, max(e.retry_at - now, 0.0) if e.failures else 0.0))
 
     async def run(self, work: Callable[[Endpoint], Awaitable[T]], *, attempts: int | None = None) -> T:
         """The first good answer of `work` over the candidates, in up to `attempts` rounds with jittered pauses.
@@ -198,6 +198,8 @@ class Pool:
     def _judge(self, endpoint: Endpoint, error: Transient | BadData) -> None:
         if isinstance(error, Refusal) and error.kind in _CALLERS_BUSINESS:
             raise error
+        if not isinstance(error, Refusal | Unanswered | BadData):
+            return  # the chain moved on under the question
         if isinstance(error, Refusal) and error.kind in _NOT_ITS_FAULT:
             return
         endpoint.failures += 1

@@ -49,7 +49,7 @@ _TEXTS: dict[Kind, tuple[str, ...]] = {
         r"(header|block|resource) not found|unknown block|missing trie node",
         r"not (currently )?canonical",
         r"(cannot|could not) find (header|block)|block with such an id",
-        r"(block|state) .*(not available|unavailable)|pruned|historical state",
+        r"(block|state) .*(not available|unavailable)|no state available|pruned|historical state",
         r"after (last accepted|the latest|latest) block|beyond (current )?head|greater than latest",
         r"hasn't been (indexed|processed)|out of range of (known|available) blocks",
     ),

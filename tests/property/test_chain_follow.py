@@ -139,7 +139,7 @@ async def drive(seed: int, path: Path, steps: int) -> dict[str, int]:
             follower.distrust("first", "the audit found a difference")
             seen["lost"] += 1
         # otherwise the same head again
-        rate = rng.choice((0.0, 0.0, 0.0, 0.3))
+        rate = rng.choice((0.0, 0.0, 0.0, 0.3, 0.8))
         for node in nodes:
             shaky(node, rng, rate)
             node.lag = rng.choice((0, 0, 0, 2)) if node is nodes[1] else 0
