@@ -7,183 +7,26 @@ Exit codes: 0 done · 1 a bug · 2 wrong usage · 10 the configuration or the ma
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import sys
-import tempfile
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 import click
 import orjson
 
-from keeper.config import Config, load, parse_seconds
+from keeper.config import parse_seconds
 from keeper.config.describe import describe, json_schema, keys
-from keeper.errors import CheckFailed, KeeperError
+from keeper.errors import CheckFailed
 from keeper.model import Address, address
 from keeper.ops import logging, tables
-from keeper.ops.doctor import Report, Result
 from keeper.ops.http import ask_livez
-from keeper.ops.redact import Redactor
-from keeper.ops.views import DemoView, ExplainView, ScanView
+from keeper.session import Commands, Session, keeper_version
 
 F = TypeVar("F", bound=Callable[..., Any])
-DEFAULT_CONFIG = Path("keeper.toml")
-EXIT_BUG = 1
-EXIT_INTERRUPTED = 130
-
-
-def keeper_version() -> str:
-    """The installed version."""
-    try:
-        return version("keeper")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-class SummaryView(tables.Summary, Protocol):
-    """The journal's summary, for a table or as JSON."""
-
-    def json(self) -> dict[str, Any]: ...
-
-
-class AttemptView(tables.AttemptLine, Protocol):
-    """One attempt of the journal, for a table or as JSON."""
-
-    def json(self) -> dict[str, Any]: ...
-
-
-class Application(Protocol):
-    """What commands ask of `keeper.app`. Everything may raise a KeeperError."""
-
-    def check_words(self, config: Config) -> None:
-        """Raise ConfigError for a protocol or kind of venue that nobody implements."""
-
-    async def run(self, config: Config, redactor: Redactor, *, live: bool, once: bool) -> None: ...
-
-    async def scan(self, config: Config, redactor: Redactor) -> ScanView: ...
-
-    async def explain(
-        self, config: Config, redactor: Redactor, borrower: Address, market: str | None
-    ) -> Sequence[ExplainView]: ...
-
-    async def doctor(
-        self, config: Config, redactor: Redactor, *, live: bool, tell: Callable[[Result], None]
-    ) -> Report: ...
-
-    def report(
-        self, config: Config, *, block: int, at: int, live: bool
-    ) -> tuple[SummaryView, Sequence[AttemptView]]: ...
-
-    async def deploy(self, config: Config, redactor: Redactor, *, confirm: Callable[[str], bool]) -> str:
-        """A sentence that says where the executor is and what to put into the configuration."""
-
-    async def devchain(self, path: Path | None, *, port: int) -> None: ...
-
-    async def demo(self, path: Path | None) -> DemoView: ...
-
-
-class Session:
-    """What every command shares: the masks learnt so far, and whether a traceback is wanted."""
-
-    def __init__(self, app: Application | None = None) -> None:
-        self.redactor = Redactor()
-        self.debug = False
-        self._app = app
-
-    @property
-    def app(self) -> Application:
-        """The composition root, imported when first needed: `--help` and `health` do without protocols and web3."""
-        if self._app is None:
-            self._app = cast(Application, import_module("keeper.app"))
-        return self._app
-
-    def load(self, path: Path | None, *, quiet: bool = False) -> Config:
-        """The configuration, with its secrets known to the masks, and logging set up as it says."""
-        if path is None and DEFAULT_CONFIG.exists():
-            path = DEFAULT_CONFIG
-        config = load(path, os.environ)
-        self.redactor.add(*config.secrets())
-        level = "debug" if self.debug else "warning" if quiet else config.ops.log_level
-        logging.configure(self.redactor, level=level, style=config.ops.log_format)
-        return config
-
-
-class Commands(click.Group):
-    """The group whose `main` is the one place where an error becomes a sentence and an exit code."""
-
-    def main(self, *args: Any, **extra: Any) -> NoReturn:
-        """Run a command and end the process."""
-        session = extra.get("obj") or Session()
-        try:
-            code = super().main(*args, **extra | {"prog_name": "keeper", "standalone_mode": False, "obj": session})
-        except click.exceptions.Exit as error:
-            code = error.exit_code
-        except click.ClickException as error:
-            error.show()
-            code = error.exit_code
-        except (click.Abort, KeyboardInterrupt):
-            click.echo("interrupted", err=True)
-            code = EXIT_INTERRUPTED
-        except BrokenPipeError:
-            # The reader of our output has gone (`keeper scan | head`): nothing is wrong, and nothing more can be said.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
-        except KeeperError as error:
-            code = _explain(session, error)
-        except BaseExceptionGroup as group:
-            code = _explain_group(session, group)
-        except Exception as error:  # the outermost frame: whatever arrives here is a bug, and is told as one
-            code = _confess(session, error)
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _explain(session: Session, error: KeeperError) -> int:
-    """One sentence on standard error; with --debug the traceback too."""
-    if session.debug:
-        click.echo(session.redactor.text("".join(traceback.format_exception(error))), err=True, nl=False)
-    click.echo(f"keeper: {session.redactor.text(str(error))}", err=True)
-    return error.exit_code
-
-
-def _explain_group(session: Session, group: BaseExceptionGroup[BaseException]) -> int:
-    """Tasks that failed together: the first of our own errors speaks, unless there is a bug among them."""
-    leaves = list(_leaves(group))
-    ours = [error for error in leaves if isinstance(error, KeeperError)]
-    if len(ours) == len(leaves):
-        return max(_explain(session, error) for error in ours)
-    if all(isinstance(error, KeeperError | KeyboardInterrupt | asyncio.CancelledError) for error in leaves):
-        return EXIT_INTERRUPTED
-    return _confess(session, group)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
-
-
-def _confess(session: Session, error: BaseException) -> int:
-    """A bug: a short message, and the traceback where it can be found, or at once with --debug."""
-    text = session.redactor.text("".join(traceback.format_exception(error)))
-    if session.debug:
-        click.echo(text, err=True, nl=False)
-    where = ""
-    with suppress(OSError):
-        path = Path(tempfile.gettempdir()) / f"keeper-bug-{int(time.time())}-{os.getpid()}.txt"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"keeper {keeper_version()}, Python {sys.version.split()[0]}\n{text}")
-        where = f" The traceback is in {path}; please report it."
-    click.echo(f"keeper: this is a bug in the keeper ({type(error).__name__}).{where}", err=True)
-    return EXIT_BUG
 
 
 def with_config(function: F) -> F:

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from keeper.cli import Session, cli
+from keeper.cli import cli
 from keeper.config import Config
 from keeper.errors import BadData, CheckFailed, ConfigError, Halt, KeeperError, Transient, Unreachable
 from keeper.model import MAX_UINT256, Account, Address, Candidate, Hash, Head, Skip, SkipReason, Token
@@ -23,6 +23,7 @@ from keeper.ops.doctor import Result as Checked
 from keeper.ops.redact import Redactor
 from keeper.ops.views import DemoRow, DemoView, ExplainView, GateRow, ScanRow, ScanView
 from keeper.ops.vitals import Health
+from keeper.session import Session
 
 pytestmark = pytest.mark.unit
 
@@ -41,6 +42,8 @@ wrapped_native = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
 protocol = "aave_v3"
 addresses_provider = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
 start_block = 1
+[data]
+dir = "unused"
 [signer]
 keystore = "key.json"
 """
@@ -198,6 +201,19 @@ def test_a_bug_is_told_as_one(config: str, tmp_path: Path) -> None:
     assert "Traceback" in text
     assert PASSWORD not in text
     assert written.stat().st_mode & 0o077 == 0
+
+
+def test_a_bug_with_nowhere_to_write(config: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Beside the journal when there is one; on standard error, masked, when nothing can be written."""
+    data = tmp_path / "data" / "chain-1"
+    data.mkdir(parents=True)
+    result = invoke(FakeApp(RuntimeError("oops")), "scan", "--config", config, KEEPER__DATA__DIR=str(data.parent))
+    assert str(data) in result.stderr
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    result = invoke(FakeApp(RuntimeError(PASSWORD)), "scan", "--config", config)
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert PASSWORD not in result.stderr
 
 
 def test_a_bug_among_our_errors_is_still_a_bug(config: str) -> None:
