@@ -182,8 +182,10 @@ async def read_market(client: Client, head: Head, provider: Address, categories:
     (premium,) = POOL.decode("FLASHLOAN_PREMIUM_TOTAL", answers[2])
     (base_unit,) = ORACLE.decode("BASE_CURRENCY_UNIT", answers[3])
     rules = RULES.get(revision, NEWEST)
-    reserves, states = await _read_reserves(client, head, pool, assets, rules)
-    found = await _read_categories(client, head, pool, rules, reserves, categories)
+    # A revision without rules may lack a view: then only what cannot be shown without it is missing.
+    strict = revision in RULES
+    reserves, states = await _read_reserves(client, head, pool, assets, rules, strict=strict)
+    found = await _read_categories(client, head, pool, rules, reserves, categories, strict=strict)
     market = Market(
         pool,
         configurator,
@@ -203,7 +205,7 @@ async def read_market(client: Client, head: Head, provider: Address, categories:
 
 
 async def _read_reserves(
-    client: Client, head: Head, pool: Address, assets: Sequence[Address], rules: Rules
+    client: Client, head: Head, pool: Address, assets: Sequence[Address], rules: Rules, *, strict: bool
 ) -> tuple[dict[int, Reserve], dict[int, State]]:
     batch = _Batch(client, head)
     for asset in assets:
@@ -216,7 +218,9 @@ async def _read_reserves(
     for asset in assets:
         data = POOL.decode("getReserveData", next(answers))
         symbol = symbol_of(next(answers)) or asset[:10]
-        grace = POOL.decode("getLiquidationGracePeriod", next(answers))[0] if rules.grace_period else 0
+        until = next(answers) if rules.grace_period else None
+        missing = not rules.grace_period or (until is None and not strict)
+        grace = 0 if missing else POOL.decode("getLiquidationGracePeriod", until)[0]
         rows.append((asset, data, symbol, int(grace)))
     # A stable debt token that is no token (3.2 and later leave zero or a stub) answers nothing and is ignored.
     stable = {row[0]: address(row[1][9]) for row in rows}
@@ -247,6 +251,8 @@ async def _read_categories(
     rules: Rules,
     reserves: Mapping[int, Reserve],
     wanted: Iterable[int] | None,
+    *,
+    strict: bool,
 ) -> dict[int, Category]:
     ids = sorted(_ALL_CATEGORIES if wanted is None else set(wanted) - {0})
     name = "getEModeCategoryCollateralConfig" if rules.liquid_emodes else "getEModeCategoryData"
@@ -255,6 +261,8 @@ async def _read_categories(
         batch.add(pool, POOL, name, number)
     found: dict[int, Category] = {}
     for number, answer in zip(ids, await batch.run(), strict=True):
+        if answer is None and not strict:
+            continue
         if rules.liquid_emodes:
             _, threshold, bonus = POOL.decode(name, answer)
             source = ZERO_ADDRESS
