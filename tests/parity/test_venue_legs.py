@@ -46,10 +46,15 @@ class Floor:
     def token(self, symbol: str) -> Address:
         return self.on.world.tokens[symbol].address
 
-    async def load(self) -> None:
+    async def load(self, known: dict[str, bytes]) -> None:
+        """Bring both venues to the head; every test's chain starts the same, so only the first reads everything."""
         client, head = NodeClient(self.bench.rpc), head_of(self.bench.rpc)
         for venue in self.venues.values():
-            await venue.load(client, head)
+            if venue.name in known:
+                venue.restore(known[venue.name])
+            else:
+                await venue.load(client, head)
+                known[venue.name] = venue.snapshot()
             venue.observe(head, await client.read(venue.reads(), head))
 
     def router(self, gas_price: int = 0) -> Router:
@@ -102,8 +107,13 @@ class Floor:
         return self.bench.balance(token, self.bench.executor)
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, bytes]:
+    return {}
+
+
 @pytest.fixture
-async def floor(fork: Fork) -> Floor:
+async def floor(fork: Fork, known: dict[str, bytes]) -> Floor:
     world = fork.world
     bench = make_bench(fork.rpc, world.tokens["WETH"].address)
     on = Actors(fork.rpc, world)
@@ -114,7 +124,7 @@ async def floor(fork: Fork) -> Floor:
     v2 = UniswapV2(world.uniswap.v2_factory, world.uniswap.v2_start_block, tokens)
     v3 = UniswapV3(world.uniswap.v3_factory, world.uniswap.v3_start_block, tokens)
     made = Floor(on, bench, {v2.name: v2, v3.name: v3})
-    await made.load()
+    await made.load(known)
     return made
 
 
