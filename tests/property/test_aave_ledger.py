@@ -79,8 +79,8 @@ def test_undoing_blocks_gives_back_what_was() -> None:
     ledger = Ledger(rewind)
     after = {0: contents(ledger)}
     number = 0
-    for _ in range(400):
-        if number and dice.random() < 0.2:
+    for _ in range(260):
+        if number and dice.random() < 0.15:
             back = max(number - dice.randrange(1, 6), 0)
             ledger.undone(rewind.back(back))
             number = back
@@ -90,7 +90,7 @@ def test_undoing_blocks_gives_back_what_was() -> None:
             continue
         number += 1
         rewind.begin(number)
-        for _ in range(dice.randrange(40)):
+        for _ in range(dice.randrange(60)):
             change(ledger, dice, 200 + number * 10)
         after[number] = contents(ledger)
     check(ledger)
@@ -101,7 +101,7 @@ def test_a_stored_ledger_is_the_same_ledger() -> None:
     """Every exact number survives storage, and the screen's columns are rebuilt to within rounding."""
     dice = random.Random(SEED + 1)
     ledger = Ledger(Rewind())
-    for _ in range(6_000):
+    for _ in range(3_000):
         change(ledger, dice, 700)
     again = Ledger(Rewind())
     snapshot.load(again, snapshot.dump(ledger, {"block": 7}))
