@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keeper.model import Address, FlashOffer, Route
-from tests.support.strategy_fakes import NATIVE, NONE, FakePair, FakeQuoter, Line
-from tests.support.strategy_worlds import World
+from tests.support.strategy_fakes import NATIVE, NONE, FakePair
+from tests.support.strategy_worlds import OpenQuoter, World
 
 SHARES = 16
 
@@ -30,7 +31,7 @@ def amounts(pair: FakePair, fine: int) -> list[int]:
     return sorted(repay for repay in wanted if repay > 0 and pair.accepts(repay))
 
 
-def fundings(world: World, pair: FakePair, repay: int) -> Iterator[tuple[str, FlashOffer | None]]:
+def fundings(world: World[Any], pair: FakePair, repay: int) -> Iterator[tuple[str, FlashOffer | None]]:
     same, native = pair.debt == pair.collateral, pair.debt == NATIVE
     if not same:
         yield "swap", None
@@ -44,7 +45,7 @@ def fundings(world: World, pair: FakePair, repay: int) -> Iterator[tuple[str, Fl
                     yield "one", offer
 
 
-def buys(quoter: FakeQuoter, pair: FakePair, owed: int, loan: FlashOffer | None, *, all_routes: bool) -> list[Route]:
+def buys(quoter: OpenQuoter, pair: FakePair, owed: int, loan: FlashOffer | None, *, all_routes: bool) -> list[Route]:
     """The quoter's own route, or the better ones of a grid of splits as well."""
     avoid = loan.locks if loan else NONE
     route = quoter.buy(pair.collateral.address, pair.debt.address, owed, avoid)
@@ -58,7 +59,7 @@ def buys(quoter: FakeQuoter, pair: FakePair, owed: int, loan: FlashOffer | None,
 
 
 def sales(
-    quoter: FakeQuoter, pair: FakePair, given: int, avoid: frozenset[Address], *, all_routes: bool
+    quoter: OpenQuoter, pair: FakePair, given: int, avoid: frozenset[Address], *, all_routes: bool
 ) -> list[Route]:
     route = quoter.sell(pair.collateral.address, NATIVE.address, given, avoid)
     found = [route] if route else []
@@ -69,12 +70,12 @@ def sales(
 
 
 def splits(
-    quoter: FakeQuoter, lines: list[Line], token_in: Address, amount: int, *, exact_out: bool
+    quoter: OpenQuoter, lines: Sequence[Any], token_in: Address, amount: int, *, exact_out: bool
 ) -> Iterator[Route]:
     """Single paths, and every two paths without a common pool in sixteenths."""
-    shared: list[list[tuple[Line, int]]] = [[(line, amount)] for line in lines]
+    shared: list[list[tuple[Any, int]]] = [[(line, amount)] for line in lines]
     for one, other in itertools.combinations(lines, 2):
-        if {p.address for p in one} & {p.address for p in other}:
+        if quoter.pools_of(one) & quoter.pools_of(other):
             continue
         shared += [[(one, amount * k // SHARES), (other, amount - amount * k // SHARES)] for k in range(1, SHARES)]
     for shares in shared:
@@ -84,7 +85,14 @@ def splits(
 
 
 def nets(
-    world: World, pair: FakePair, repay: int, kind: str, loan: FlashOffer | None, base_gas: int, *, all_routes: bool
+    world: World[Any],
+    pair: FakePair,
+    repay: int,
+    kind: str,
+    loan: FlashOffer | None,
+    base_gas: int,
+    *,
+    all_routes: bool,
 ) -> Iterator[int]:
     """What is left for the keeper, by following the tokens."""
     price, quoter = world.fees.base_fee + world.fees.tip, world.quoter
@@ -121,7 +129,7 @@ def nets(
             yield native + route.amount_out - (gas + buy.gas + route.gas) * price
 
 
-def best(world: World, base_gas: int, fine: int = 48, finer: int = 48) -> Found | None:
+def best(world: World[Any], base_gas: int, fine: int = 48, finer: int = 48) -> Found | None:
     """The highest net of all; around the three best amounts once more, finer, and there over all routes."""
     found: list[Found] = []
 

@@ -133,6 +133,9 @@ class FakeQuoter:
                 best, deepest = price, depth
         return best
 
+    def pools_of(self, line: Line) -> frozenset[Address]:
+        return frozenset(pool.address for pool in line)
+
     def gas_in(self, one: Address, gas: int) -> int:
         """`gas` at the gas price, in units of a token, by spot."""
         cost = gas * self.gas_price

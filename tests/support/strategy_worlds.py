@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any, Generic, Protocol, TypeVar
 
-from keeper.model import Address, FeeQuote, Token
-from keeper.ports import Position
+from keeper.model import Address, FeeQuote, Route, Token
+from keeper.ports import Position, Quoter
 from tests.support.strategy_fakes import BTC, CENT, GOV, NATIVE, PRICES, USD, FakePair, FakeQuoter, FakeSource, Pool
 from tests.support.strategy_fakes import pool as make_pool
 from tests.support.strategy_fakes import position as make_position
@@ -14,11 +16,32 @@ from tests.support.strategy_fakes import position as make_position
 TOKENS = (NATIVE, USD, BTC, GOV, CENT)
 
 
+class OpenQuoter(Quoter, Protocol):
+    """A quoter that also tells its paths, so that a search can try every split over them."""
+
+    def after(self, route: Route) -> OpenQuoter: ...
+
+    def lines(self, token_in: Address, token_out: Address, avoid: Iterable[Address] = ...) -> Sequence[Any]:
+        """Every path there is."""
+
+    def pools_of(self, line: Any) -> frozenset[Address]:
+        """The pools of a path."""
+
+    def routed(self, shares: Sequence[tuple[Any, int]], token_in: Address, *, exact_out: bool) -> Route | None:
+        """These amounts over these paths, exact."""
+
+    def gas_in(self, one: Address, gas: int) -> int:
+        """What gas costs in a token."""
+
+
+Q = TypeVar("Q", bound=OpenQuoter)
+
+
 @dataclass(frozen=True)
-class World:
+class World(Generic[Q]):
     position: Position
     pairs: tuple[FakePair, ...]
-    quoter: FakeQuoter
+    quoter: Q
     sources: tuple[FakeSource, ...]
     fees: FeeQuote
 
@@ -73,7 +96,7 @@ def random_pools(rng: Random, count: int) -> dict[Address, Pool]:
     return pools
 
 
-def random_sources(rng: Random, pools: dict[Address, Pool]) -> tuple[FakeSource, ...]:
+def random_sources(rng: Random, pools: Iterable[Address]) -> tuple[FakeSource, ...]:
     sources = []
     for number in range(rng.randrange(0, 4)):
         locks = frozenset({rng.choice(list(pools))}) if rng.random() < 0.5 else frozenset()
@@ -84,7 +107,7 @@ def random_sources(rng: Random, pools: dict[Address, Pool]) -> tuple[FakeSource,
     return tuple(sources)
 
 
-def random_world(rng: Random, *, pools: int | None = None, pairs: int | None = None) -> World:
+def random_world(rng: Random, *, pools: int | None = None, pairs: int | None = None) -> World[FakeQuoter]:
     made = random_pools(rng, pools or rng.randrange(4, 13))
     dollars = log_uniform(rng, 300, 5_000_000)
     gas_price = log_uniform(rng, 10**8, 10**11)
