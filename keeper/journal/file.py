@@ -94,9 +94,10 @@ def check(path: Path, chain_id: int | None, mode: str | None) -> bool:
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, also beside a running keeper.
 
-    Without a write-ahead log there is nothing another process has in flight, and `immutable` leaves no files behind.
+    Without a log and its index no process has the file open, and `immutable` leaves no files behind.
     """
-    options = "mode=ro" if _has_wal(path) else "mode=ro&immutable=1"
+    in_use = _has_wal(path) or path.with_name(path.name + "-shm").exists()
+    options = "mode=ro" if in_use else "mode=ro&immutable=1"
     return sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?{options}", uri=True, isolation_level=None, check_same_thread=False
     )
