@@ -110,7 +110,7 @@ def test_running_sums_equal_the_loop() -> None:
     sys.stdout.write(f"seed {SEED}\n")
     rng = random.Random(SEED)
     compared = exhausted = 0
-    for _ in range(30):
+    for _ in range(100):
         pool = draw_pool(rng)
         for _ in range(40):
             zero_for_one, exact_out = rng.random() < 0.5, rng.random() < 0.5
