@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +32,21 @@ class Telemetry:
     """Implements `engine.Observer`."""
 
     def __init__(
-        self, metrics: Metrics, vitals: Vitals, alerter: Alerter, protocols: Mapping[str, str], submitter: Submitter
+        self,
+        metrics: Metrics,
+        vitals: Vitals,
+        alerter: Alerter,
+        protocols: Mapping[str, str],
+        submitter: Submitter,
+        provider: Callable[[], str | None],
     ) -> None:
-        """`protocols` maps a market's name to its protocol's word."""
+        """`protocols` maps a market's name to its protocol's word; `provider` says which endpoint is in use."""
         self._metrics = metrics
         self._vitals = vitals
         self._alerter = alerter
         self._protocols = protocols
         self._submitter = submitter
+        self._provider = provider
         self._orders: dict[str, _Order] = {}
         self._said: dict[tuple[str, Address], SkipReason] = {}
         self._seen: set[tuple[str, Address]] = set()
@@ -54,7 +61,7 @@ class Telemetry:
         self._metrics.queue_lag.set(max(time.time() - step.head.timestamp, 0.0))
         vitals = self._vitals
         vitals.beat()
-        vitals.head, vitals.synced = step.head, True
+        vitals.head, vitals.synced, vitals.provider = step.head, True, self._provider()
 
     def settled(self, verdict: Verdict) -> None:
         """An earlier attempt has moved."""
@@ -97,8 +104,9 @@ class Telemetry:
         status = book.status
         self._metrics.positions_liquidatable.labels(book.name).set(len(found))
         self._metrics.market_trusted.labels(book.name).set(int(status.trusted))
+        self._metrics.positions_tracked.labels(book.name).set(book.borrower_count)
         self._vitals.markets[book.name] = MarketVitals(
-            trusted=status.trusted, reason=status.reason, positions=0, liquidatable=len(found)
+            trusted=status.trusted, reason=status.reason, positions=book.borrower_count, liquidatable=len(found)
         )
 
     def decided(self, found: Opportunity, proof: Proof | None, decision: Decision, detail: str) -> None:
@@ -122,7 +130,8 @@ class Telemetry:
         if proof is not None and proof.simulation is not None:
             self._orders[decision.attempt_id] = _Order(found.position.head.number, proof.simulation.gain)
         self._metrics.transactions.labels("sent").inc()
-        log.info("liquidation.sent", attempt=decision.attempt_id, detail=detail, mode=self._vitals.mode, **fields)
+        event = "liquidation.sent" if self._vitals.mode == "live" else "liquidation.would_send"
+        log.info(event, attempt=decision.attempt_id, detail=detail, **fields)
 
     def passed(self, head: Head) -> None:
         """A pass is complete."""

@@ -25,7 +25,7 @@ CONNECTORS = ("USDC", "USDT", "DAI", "WBTC", "wstETH")
 
 
 def serve(
-    directory: Path,
+    config: Path,
     port: int = 8545,
     block_time: float = 2.0,
     *,
@@ -34,15 +34,15 @@ def serve(
 ) -> None:
     """Run the built world until SIGINT or SIGTERM (or until `stop` is set), a block every `block_time` seconds.
 
-    Writes ``devchain.toml``, ``world.json`` and the operator's key file into `directory` (made if missing) and says so,
-    one line at a time, through `say`. Raises ConfigError when something must be installed or the directory cannot be
-    written, ChainFailed when anvil ends by itself or the port is taken.
+    Writes the configuration to `config` and beside it ``world.json`` and the operator's key file (the folder is made
+    if missing), and says so, one line at a time, through `say`. Raises ConfigError when something must be installed or
+    the folder cannot be written, ChainFailed when anvil ends by itself or the port is taken.
     """
     built = ensure_world()
     ending = threading.Event() if stop is None else stop
     with _signals(ending), built.start(port=port, impersonate=True) as anvil:
         actors = awaken(anvil, built.world)
-        path = write_config(built.world, anvil, directory, block_time=block_time)
+        path = write_config(built.world, anvil, config, block_time=block_time)
         say(f"private chain {built.world.chain_id} is up at {anvil.ws} ({anvil.http}), block {anvil.rpc.number()}")
         say(f"configuration: {path}")
         say("stop it with Ctrl-C")
@@ -74,14 +74,15 @@ def tick(actors: Actors) -> None:
 def write_config(
     world: World,
     anvil: Anvil,
-    directory: Path,
+    path: Path,
     *,
     block_time: float = 2.0,
     http_port: int = 9464,
     executor: Address | None = None,
 ) -> Path:
     """Write the daemon's configuration for this chain; returns its path. Raises ConfigError when that fails."""
-    directory = directory.expanduser().resolve()
+    path = path.expanduser().resolve()
+    directory = path.parent
     try:
         directory.mkdir(parents=True, exist_ok=True)
         key = directory / "operator.key"
@@ -89,7 +90,6 @@ def write_config(
         key.touch(mode=0o600)
         key.write_text(OPERATOR_KEY + "\n")
         (directory / "world.json").write_text(world.to_json())
-        path = directory / "devchain.toml"
         path.write_text(config_text(world, anvil.ws, directory, block_time, http_port, executor))
     except OSError as error:
         raise ConfigError(f"{directory} cannot be written ({error.strerror}): choose another directory") from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Protocol
-
 from keeper.chain.wire import quantity
 from keeper.execution.lane import Lane, Sending
 from keeper.execution.replies import Reception
@@ -22,19 +20,6 @@ def new_attempt_id() -> str:
     return "0x" + secrets.token_bytes(32).hex()
 
 
-class Submitter(Protocol):
-    """What the engine hands orders to; dry and live are called alike."""
-
-    async def settle(self, head: Head) -> list[Verdict]:
-        """First of all at every head: what became of earlier attempts."""
-
-    def in_flight(self, market: str, borrower: Address, head: Head) -> str | None:
-        """The attempt that may still change this position; while there is one, no other is submitted."""
-
-    async def submit(self, order: Order) -> Sending:
-        """Take one order; raises Transient when nothing was written, Halt when nothing can be."""
-
-
 class LiveSubmitter:
     """Sends through the owner of the key."""
 
@@ -43,6 +28,11 @@ class LiveSubmitter:
         self._lane = lane
         self._tracker = tracker
         self._open: dict[tuple[str, Address], str] = {}
+
+    @property
+    def pending(self) -> int:
+        """Attempts that may still be mined, as of the latest `settle` or `submit`."""
+        return len(self._open)
 
     async def settle(self, head: Head) -> list[Verdict]:
         """Settle what was sent, then rebroadcast or cancel what needs it."""
@@ -80,6 +70,11 @@ class DrySubmitter:
         self._hold = hold
         self._turn = asyncio.Lock()
         self._ordered: dict[tuple[str, Address], tuple[int, str]] = {}
+
+    @property
+    def pending(self) -> int:
+        """Nothing that was never sent can be mined."""
+        return 0
 
     async def settle(self, head: Head) -> list[Verdict]:
         """Forget positions whose time is up; nothing was sent that could have been mined."""

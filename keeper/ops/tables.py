@@ -259,22 +259,27 @@ def demo(view: DemoView, symbol: str = "ETH") -> RenderableType:
     table = _table(f"demo ({view.mode}) on chain {view.chain_id}")
     for name in ("market", "borrower"):
         table.add_column(name, no_wrap=True)
-    table.add_column("health factor", justify="right", no_wrap=True)
+    table.add_column("health", justify="right", no_wrap=True)
     table.add_column("result", no_wrap=True)
-    table.add_column("predicted net", justify="right", no_wrap=True)
-    table.add_column("realised net", justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    table.add_column("predicted", justify="right", no_wrap=True)
+    table.add_column("earned", justify="right", no_wrap=True)
+    table.add_column("how, or why not", overflow="fold")
     for row in view.rows:
+        color = {"liquidated": "green", "would liquidate": "green", "healthy": "dim"}.get(row.done, "yellow")
         table.add_row(
             row.market,
-            short(row.borrower),
+            row.label,
             health(row.health_factor),
-            row.done,
+            Text(row.done, color),
             "" if row.predicted_net is None else ether(row.predicted_net, symbol),
             "" if row.realised_net is None else _signed(row.realised_net, symbol),
             row.detail,
         )
-    return Group(table, Text(f"earned {ether(view.earned, symbol)} in {view.seconds:.0f} s", "bold"))
+    if view.mode == "live":
+        said = f"predicted {ether(view.predicted, symbol)}, earned {ether(view.earned, symbol)}"
+    else:
+        said = f"a live keeper would have earned about {ether(view.predicted, symbol)}"
+    return Group(table, Text(f"{said}, in {view.seconds:.0f} s", "bold"))
 
 
 def config_rows(rows: Sequence[tuple[str, str, str]]) -> RenderableType:

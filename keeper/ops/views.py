@@ -119,12 +119,16 @@ class ExplainView:
 
 @dataclass(frozen=True, slots=True)
 class DemoRow:
-    """What happened to one borrower of the demo; amounts in wei of the native token."""
+    """What happened to one borrower of the demo; amounts in wei of the native token, health factors in wad."""
 
     market: str
     borrower: Address
-    health_factor: int
-    done: str  # "liquidated", "would liquidate" or the skip's reason
+    label: str  # what the demo calls it
+    expected: str  # liquidate, unprofitable, barred or healthy
+    as_expected: bool
+    health_factor: int  # when first acted on; without an attempt, at the end
+    health_after: int
+    done: str  # "liquidated", "would liquidate", "healthy" or the skip's reason
     detail: str
     predicted_net: int | None = None
     realised_net: int | None = None
@@ -135,7 +139,11 @@ class DemoRow:
         return {
             "market": self.market,
             "borrower": checksum(self.borrower),
+            "label": self.label,
+            "expected": self.expected,
+            "as_expected": self.as_expected,
             "health_factor": health_json(self.health_factor),
+            "health_after": health_json(self.health_after),
             "done": self.done,
             "detail": self.detail,
             "predicted_net": amount_json(self.predicted_net),
@@ -158,12 +166,18 @@ class DemoView:
         """Realised net profit in wei."""
         return sum(row.realised_net or 0 for row in self.rows)
 
+    @property
+    def predicted(self) -> int:
+        """What the simulations promised, in wei."""
+        return sum(row.predicted_net or 0 for row in self.rows)
+
     def json(self) -> dict[str, Any]:
-        """chain_id, mode, seconds, earned (wei), positions (list)."""
+        """chain_id, mode, seconds, predicted and earned (wei), positions (list)."""
         return {
             "chain_id": self.chain_id,
             "mode": self.mode,
             "seconds": round(self.seconds, 1),
+            "predicted": str(self.predicted),
             "earned": str(self.earned),
             "positions": [row.json() for row in self.rows],
         }

@@ -35,7 +35,9 @@ def test_the_configuration_is_ready_to_use(built: Built, tmp_path: Path) -> None
     lines: list[str] = []
     stop = threading.Event()
     thread = threading.Thread(
-        target=serve, args=(tmp_path / "new" / "dir", 0, 0.05), kwargs={"say": lines.append, "stop": stop}
+        target=serve,
+        args=(tmp_path / "new" / "dir" / "devchain.toml", 0, 0.05),
+        kwargs={"say": lines.append, "stop": stop},
     )
     thread.start()
     try:
@@ -88,7 +90,10 @@ def test_a_signal_ends_it_cleanly(built: Built, tmp_path: Path, number: signal.S
     )
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        [sys.executable, "-c", code, str(tmp_path / "keeper.toml")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
     )
     assert process.stdout is not None
     try:
@@ -109,7 +114,7 @@ def test_an_unwritable_directory_is_one_sentence(world: World, tmp_path: Path) -
     """A directory below a file is refused before anything runs in it."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be written"):
-        write_config(world, Anvil(), tmp_path / "file" / "x")
+        write_config(world, Anvil(), tmp_path / "file" / "x" / "keeper.toml")
 
 
 def test_the_operators_key_is_the_operators() -> None:

@@ -139,7 +139,26 @@ class FakeApp:
 
     async def demo(self, path: Path | None) -> DemoView:
         self._ask("demo")
-        return DemoView(1337, "live", 42.0, (DemoRow("aave", BORROWER, 9 * 10**17, "liquidated", "", 10**16, 10**16),))
+        return DemoView(
+            1337,
+            "live",
+            42.0,
+            (
+                DemoRow(
+                    "aave",
+                    BORROWER,
+                    "whale",
+                    "liquidate",
+                    True,
+                    9 * 10**17,
+                    2 * 10**18,
+                    "liquidated",
+                    "",
+                    10**16,
+                    10**16,
+                ),
+            ),
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -401,7 +420,7 @@ def test_deploy_asks_first(config: str) -> None:
 def test_demo_and_devchain(tmp_path: Path) -> None:
     """Neither needs a configuration."""
     app = FakeApp()
-    assert "earned 0.010000 ETH in 42 s" in invoke(app, "demo").stdout
+    assert "earned 0.010000 ETH, in 42 s" in invoke(app, "demo").stdout
     assert json.loads(invoke(app, "demo", "--json").stdout)["earned"] == "10000000000000000"
     assert invoke(app, "devchain", "--port", "0", "--config", "x.toml").exit_code == 0
     assert app.asked[-1] == ("devchain", Path("x.toml"), 0)

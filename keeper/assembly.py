@@ -1,0 +1,305 @@
+"""Configuration in, running objects out: the one place where everything meets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import chain
+from typing import Any
+
+import structlog
+from eth_utils.crypto import keccak
+from prometheus_client import CollectorRegistry
+
+from keeper.chain.checkpoints import Checkpoints
+from keeper.chain.client import NodeClient
+from keeper.chain.follow import Follower
+from keeper.chain.rebuild import Progress
+from keeper.config import Config
+from keeper.errors import ConfigError
+from keeper.execution.executor import state_override
+from keeper.execution.fees import FeePolicy, FeeSource, FixedTip, PercentileTip, ShareTip
+from keeper.execution.prove import ProofSettings, TransactionProver
+from keeper.execution.signer import LocalSigner, load_signer
+from keeper.execution.simulate import Simulator, funded
+from keeper.kinds import PROTOCOLS, VENUES, Surroundings, TradingVenue, check_words
+from keeper.model import Address, FeeQuote, Head, address
+from keeper.ops.alerts import LogAlerter
+from keeper.ops.metrics import Metrics
+from keeper.ops.vitals import Vitals
+from keeper.ports import Book, FlashSource
+from keeper.strategy.cooldown import Cooldowns
+from keeper.strategy.gates import Gates, GateSettings
+from keeper.strategy.opportunity import Appraiser
+from keeper.strategy.planner import Planner, PlannerSettings
+from keeper.venues.router import Router
+
+log = structlog.get_logger("keeper")
+
+# Where the executor's code is put for dry runs while none is deployed, and who owns it then. Nobody has their keys.
+DRY_EXECUTOR = address(keccak(text="keeper: executor of dry runs")[-20:])
+DRY_OPERATOR = address(keccak(text="keeper: operator of dry runs")[-20:])
+GATES = (
+    "market_unknown", "market_read_only", "paused", "breaker", "stale_head", "in_flight", "cooldown", "gas_ceiling",
+    "oracle_gap", "profit_sanity", "exposure", "profit_floor",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Assembly:
+    """Everything of one process that does not depend on whether it sends."""
+
+    config: Config
+    mode: str  # dry or live
+    client: NodeClient
+    checkpoints: Checkpoints
+    metrics: Metrics
+    vitals: Vitals
+    alerter: LogAlerter
+    signer: LocalSigner | None
+    executor: Address
+    books: list[Book]
+    venues: list[TradingVenue]
+    sources: dict[str, FlashSource]
+    follower: Follower
+    fee_policy: FeePolicy
+    fees: FeeSource
+    prover: TransactionProver
+    appraiser: Appraiser
+    _tokens: frozenset[Address] = field(default_factory=frozenset)
+
+    @property
+    def block_time(self) -> int:
+        """Usual seconds between two blocks, whole."""
+        return max(1, round(self.config.chain.block_time))
+
+    @property
+    def sender(self) -> Address:
+        """Who sends, or would send."""
+        return DRY_OPERATOR if self.signer is None else self.signer.address
+
+    async def start(self) -> Head:
+        """Find the markets, then their pools, and bring every mirror to the head."""
+        head = await self.client.head()
+        await asyncio.gather(*(book.load(self.client, head) for book in self.books))
+        self._follow_tokens()
+        step = await self.follower.start(head)
+        await self.follower.rebuilt()
+        self.vitals.synced = True
+        return step.head
+
+    def quoter(self, fees: FeeQuote, behind: frozenset[str]) -> Router:
+        """The pools of every venue that is at the head, with gas at `fees`."""
+        if self._follow_tokens():
+            log.info("tokens_added", tokens=len(self._tokens))
+        usable = [venue for venue in self.venues if venue.name not in behind]
+        tokens = self.config.tokens
+        through = (tokens.wrapped_native, *tokens.connectors)
+        return Router(usable, through, native=tokens.wrapped_native, gas_price=fees.price)
+
+    def _follow_tokens(self) -> bool:
+        """Tell the venues which tokens matter; True when there are new ones, whose pools are then loaded."""
+        listed = chain.from_iterable(book.tokens() for book in self.books)
+        configured = self.config.tokens
+        tokens = frozenset({t.address for t in listed} | {configured.wrapped_native, *configured.connectors})
+        if tokens <= self._tokens:
+            return False
+        first = not self._tokens
+        self._tokens |= tokens
+        for venue in self.venues:
+            venue.follow(self._tokens)
+            if not first:
+                self.follower.distrust(venue.name, "a market lists a new token, whose pools have to be found")
+        return True
+
+
+@asynccontextmanager
+async def assemble(config: Config, *, live: bool) -> AsyncIterator[Assembly]:
+    """Build and connect; everything is closed on leaving. Raises ConfigError, Unreachable."""
+    check_words(config)
+    if live and config.executor.address is None:
+        raise ConfigError("no executor is configured: run `keeper deploy` and set executor.address before --live")
+    signer = await open_signer(config) if config.signer.present else None
+    if live and signer is None:
+        raise ConfigError("no key is configured: set signer.keystore (or a private key) before --live")
+    mode = "live" if live else "dry"
+    chain_ = config.chain
+    client = NodeClient.connect(
+        [endpoint.reveal() for endpoint in chain_.endpoints],
+        chain_id=chain_.id,
+        timeout=chain_.request_timeout,
+        max_lag=chain_.max_block_lag,
+        max_age=chain_.max_head_age,
+    )
+    checkpoints = await Checkpoints.open(config.data_dir / "mirrors.sqlite3", chain_.id)
+    try:
+        async with client:
+            assembly = _wire(config, mode, client, checkpoints, signer)
+            try:
+                yield assembly
+            finally:
+                await assembly.follower.close()
+    finally:
+        await checkpoints.close()
+
+
+async def open_signer(config: Config) -> LocalSigner:
+    """The configured key; raises ConfigError without repeating any of it."""
+    table = config.signer
+    return await asyncio.to_thread(
+        load_signer,
+        config.chain.id,
+        keystore=table.keystore,
+        password=table.password,
+        private_key=table.private_key,
+    )
+
+
+def fee_policy(config: Config) -> FeePolicy:
+    """The strategy's tip and fee limits."""
+    table = config.strategy
+    tips: dict[str, FixedTip | PercentileTip | ShareTip] = {
+        "fixed": FixedTip(),
+        "percentile": PercentileTip(table.tip_percentile),
+        "share": ShareTip(table.tip_share_bps),
+    }
+    return FeePolicy(
+        tip=tips[table.tip_policy],
+        min_tip=table.tip,
+        max_tip=table.max_tip,
+        max_fee=table.max_gas_price,
+        spend_share_bps=table.max_fee_share_bps,
+        headroom_blocks=config.strategy.inclusion_slack + 1,
+    )
+
+
+def _wire(
+    config: Config, mode: str, client: NodeClient, checkpoints: Checkpoints, signer: LocalSigner | None
+) -> Assembly:
+    table, native = config.strategy, config.tokens.wrapped_native
+    block_time = max(1, round(config.chain.block_time))
+    markets = {name: market.protocol for name, market in config.markets.items()}
+    registry = CollectorRegistry()
+    metrics = Metrics(
+        registry,
+        version=version("keeper"),
+        mode=mode,
+        markets=markets,
+        gates=GATES,
+        providers=[endpoint.label for endpoint in client.pool.endpoints],
+        stats=client.stats,
+    )
+    vitals = Vitals(
+        version=version("keeper"),
+        mode=mode,
+        chain_id=config.chain.id,
+        max_loop_age=max(config.chain.max_head_age, 10 * config.chain.block_time) + config.chain.request_timeout,
+        max_head_age=config.chain.max_head_age,
+    )
+    alerter = LogAlerter(log, metrics)
+    executor = config.executor.address or DRY_EXECUTOR
+    around = Surroundings(
+        executor=executor,
+        wrapped_native=native,
+        alerter=alerter,
+        slack_seconds=block_time * table.inclusion_slack,
+        undo_depth=config.chain.max_reorg_depth,
+    )
+    books: list[Book] = []
+    venues: list[TradingVenue] = []
+    sources: list[FlashSource] = []
+    for name, market in config.markets.items():
+        book, lends = PROTOCOLS[market.protocol](name, market, around)
+        books.append(book)
+        sources += lends
+    for name, place in config.venues.items():
+        venue, lends = VENUES[place.kind](name, place, around)
+        venues.append(venue)
+        sources += lends
+    policy = fee_policy(config)
+    prover = TransactionProver(
+        _simulator(config, client, executor, signer, mode),
+        policy,
+        {venue.name: venue for venue in venues},
+        {source.name: source for source in sources},
+        ProofSettings(
+            executor=executor,
+            wrapped_native=native,
+            min_net=table.profit_floor,
+            slippage_bps=table.max_slippage_bps,
+            block_time=block_time,
+            lateness=block_time * table.inclusion_slack,
+        ),
+    )
+    gates = GateSettings(
+        min_net=table.profit_floor,
+        max_gas_price=table.max_gas_price,
+        max_oracle_gap_bps=table.max_oracle_gap_bps,
+        max_head_age=round(config.chain.max_head_age),
+        max_exposure=table.max_exposure,
+        sanity_bps=table.profit_sanity_bps,
+    )
+    return Assembly(
+        config=config,
+        mode=mode,
+        client=client,
+        checkpoints=checkpoints,
+        metrics=metrics,
+        vitals=vitals,
+        alerter=alerter,
+        signer=signer,
+        executor=executor,
+        books=books,
+        venues=venues,
+        sources={source.name: source for source in sources},
+        follower=Follower(
+            client,
+            [*books, *venues],
+            checkpoints,
+            alerter,
+            undo=config.chain.max_reorg_depth,
+            checkpoint_every=config.data.snapshot_every,
+            progress=_progress(vitals),
+        ),
+        fee_policy=policy,
+        fees=FeeSource(client, policy),
+        prover=prover,
+        appraiser=Appraiser(
+            Planner(PlannerSettings(native)), Gates(gates), Cooldowns(round(table.cooldown)), tuple(sources)
+        ),
+    )
+
+
+def _simulator(
+    config: Config, client: NodeClient, executor: Address, signer: LocalSigner | None, mode: str
+) -> Simulator:
+    """Live: nothing is pretended. Dry: the sender can pay, and an executor of ours is there in any case."""
+    sender = DRY_OPERATOR if signer is None else signer.address
+    overrides: dict[Address, dict[str, Any]] = {}
+    if mode == "dry":
+        overrides |= funded(sender)
+        if config.executor.address is None or signer is None:
+            overrides[executor] = state_override(executor, sender, sender)[executor]
+    return Simulator(client, executor, sender, overrides)
+
+
+def _progress(vitals: Vitals) -> Callable[[Progress], None]:
+    """Tell the operator how far a back-fill is, at most every few seconds."""
+    said: dict[str, float] = {}
+
+    def tell(at: Progress) -> None:
+        vitals.beat()
+        vitals.sync_progress = (
+            f"{at.name}: block {at.at} of {at.last} ({at.percent:.1f} %), {at.logs} logs,"
+            f" {at.blocks_per_second:.0f} blocks/s, about {at.eta:.0f} s left"
+        )
+        now = time.monotonic()
+        if now - said.get(at.name, -60.0) >= 5.0 or at.at >= at.last:
+            said[at.name] = now
+            log.info("backfill", mirror=at.name, progress=vitals.sync_progress)
+
+    return tell

@@ -1,0 +1,84 @@
+"""What a word in the configuration stands for. Adding a protocol or a venue is adding files and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from keeper.config import Config, Market
+from keeper.config import Venue as VenueTable
+from keeper.errors import ConfigError
+from keeper.model import Address
+from keeper.ports import Alerter, Book, FlashSource, Venue
+from keeper.protocols.aave_v3 import AaveV3Book, AaveV3Flash
+from keeper.venues.router import PoolSource
+from keeper.venues.uniswap_v2 import UniswapV2
+from keeper.venues.uniswap_v3.flash import UniswapV3Flash
+from keeper.venues.uniswap_v3.venue import UniswapV3
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every market is told about the process it lives in."""
+
+    executor: Address
+    wrapped_native: Address
+    alerter: Alerter
+    slack_seconds: int  # how late a liquidation may land and still be feasible
+    undo_depth: int  # blocks
+
+
+class TradingVenue(Venue, PoolSource, Protocol):
+    """A venue as the composition root needs it: mirrored, tradable, and open to the router."""
+
+    def follow(self, tokens: Iterable[Address]) -> None:
+        """Add tokens whose pools matter; the mirror must be loaded again afterwards."""
+
+
+MarketKind = Callable[[str, Market, Surroundings], tuple[Book, tuple[FlashSource, ...]]]
+VenueKind = Callable[[str, VenueTable, Surroundings], tuple[TradingVenue, tuple[FlashSource, ...]]]
+
+
+def _aave_v3(name: str, table: Market, around: Surroundings) -> tuple[Book, tuple[FlashSource, ...]]:
+    book = AaveV3Book(
+        name,
+        table.root,
+        table.start_block,
+        around.wrapped_native,
+        around.alerter,
+        slack_seconds=around.slack_seconds,
+        undo_depth=around.undo_depth,
+    )
+    return book, (AaveV3Flash(book, around.executor),)
+
+
+def _uniswap_v2(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
+    fee_bps = 30 if table.fee_bps is None else table.fee_bps
+    return UniswapV2(table.root, table.start_block, (), fee_bps, name), ()
+
+
+def _uniswap_v3(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
+    if table.fee_bps is not None:
+        raise ConfigError(f"venues.{name}.fee_bps: pools of this kind state their own fees; remove the key")
+    venue = UniswapV3(table.root, table.start_block, (), name)
+    return venue, (UniswapV3Flash(venue, around.executor),)
+
+
+PROTOCOLS: dict[str, MarketKind] = {"aave_v3": _aave_v3}
+VENUES: dict[str, VenueKind] = {"uniswap_v2": _uniswap_v2, "uniswap_v3": _uniswap_v3}
+
+
+def check_words(config: Config) -> None:
+    """Raise ConfigError naming every protocol and kind that is not in the tables."""
+    wrong = [
+        f"markets.{name}.protocol is {table.protocol!r}, known are {', '.join(sorted(PROTOCOLS))}"
+        for name, table in config.markets.items()
+        if table.protocol not in PROTOCOLS
+    ] + [
+        f"venues.{name}.kind is {table.kind!r}, known are {', '.join(sorted(VENUES))}"
+        for name, table in config.venues.items()
+        if table.kind not in VENUES
+    ]
+    if wrong:
+        raise ConfigError("; ".join(wrong))
