@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from keeper.chain.client import NodeClient
-from keeper.devchain.actors import Actors
+from keeper.devchain.actors import Actors, account
 from keeper.devchain.world import Built
 from keeper.model import WAD
 from tests.support.aave_driver import Driver
@@ -41,7 +41,7 @@ def driver(chain: Fork, client: NodeClient, which: str) -> Driver:
 
 async def run(chain: Fork, client: NodeClient, which: str, *, users: int, operations: int, every: int) -> None:
     """Random life with checks `every` so many operations, a reorganisation and a restart among them."""
-    print(f"KEEPER_SEED={SEED}")  # noqa: T201 - pytest shows it when the test fails
+    print(f"KEEPER_SEED={SEED}")
     following = driver(chain, client, which)
     crowd = Crowd(chain.actors, following.market, users, SEED)
     await following.start()
@@ -59,6 +59,7 @@ async def run(chain: Fork, client: NodeClient, which: str, *, users: int, operat
         await following.follow()
         assert following.book.status.trusted, following.book.status
         assert following.differences(crowd.everybody) == []
+        assert following.state_differences() == []
         checked += len(crowd.everybody)
         assert await following.book.audit(client, following.heads[-1], 5) is None
         if number % 4 == 2:  # what the last blocks did is taken back
@@ -76,7 +77,7 @@ async def run(chain: Fork, client: NodeClient, which: str, *, users: int, operat
             await following.start(book)
             assert following.differences(crowd.everybody) == []
             checked += len(crowd.everybody)
-    print(  # noqa: T201 - pytest shows it when the test fails
+    print(
         f"{which}: {sum(crowd.tried.values())} operations ({dict(crowd.done)} of {dict(crowd.tried)} took effect), "
         f"{checked} accounts compared over {users} users, {chain.rpc.number()} blocks"
     )
@@ -88,6 +89,28 @@ async def test_accounts_equal_the_pools(chain: Fork, client: NodeClient, which: 
     """Health factor, collateral and debt equal getUserAccountData to the wei through a random life, reorganisations
     and restarts."""
     await run(chain, client, which, users=60, operations=600, every=60)
+
+
+@pytest.mark.parametrize("which", MARKETS)
+async def test_indices_rolled_without_an_event(chain: Fork, client: NodeClient, which: str) -> None:
+    """Liquidations paid in aTokens move the collateral's indices on 3.6 (not on 3.0.2), and no event says so."""
+    following = driver(chain, client, which)
+    market, actors = following.market, chain.actors
+    borrower, liquidator = account("rolled borrower"), account("rolled liquidator")
+    actors.open_position(market, borrower, {"WETH": 10 * 10**18}, {"USDC": 23_000 * 10**6})
+    await following.start()
+    actors.set_price("WETH", 2_400 * 10**8)
+    actors.fund(liquidator, "USDC", 30_000 * 10**6)
+    actors.approve(liquidator, market.pool, "USDC")
+    actors.mine(60 * 86_400)
+    await following.follow()
+    before = following.book._follower.states[following.book.market.by_asset[chain.world.tokens["WETH"].address]]
+    actors.liquidate(market, liquidator, borrower, "WETH", "USDC", 3_000 * 10**6, receive_a_token=True)
+    await following.follow()
+    assert following.state_differences() == []
+    after = following.book._follower.states[following.book.market.by_asset[chain.world.tokens["WETH"].address]]
+    assert (after.supply_index > before.supply_index) is (market.revision >= 9)
+    assert following.differences([borrower, liquidator, market.treasury]) == []
 
 
 @pytest.mark.long

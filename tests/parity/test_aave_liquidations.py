@@ -155,7 +155,7 @@ class Court:
 
 async def run(fork: Fork, client: NodeClient, which: str, *, users: int, calls: int) -> Counter[str]:
     """Rounds of borrowing to the limit, moving prices and liquidating, until `calls` liquidations were tried."""
-    print(f"KEEPER_SEED={SEED}")  # noqa: T201 - pytest shows it when the test fails
+    print(f"KEEPER_SEED={SEED}")
     market = getattr(fork.world, which)
     driver = Driver(client, fork.rpc, market, fork.world.tokens["WETH"].address)
     crowd = Crowd(fork.actors, market, users, SEED)
@@ -175,7 +175,7 @@ async def run(fork: Fork, client: NodeClient, which: str, *, users: int, calls: 
             await court.one(borrower)
     await driver.follow()
     assert driver.differences(crowd.everybody) == []
-    print(f"{which}: {rounds} rounds, {dict(court.tally)}")  # noqa: T201 - pytest shows it when the test fails
+    print(f"{which}: {rounds} rounds, {dict(court.tally)}")
     return court.tally
 
 

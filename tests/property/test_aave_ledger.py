@@ -73,7 +73,7 @@ def change(ledger: Ledger, dice: random.Random, people: int) -> None:
 
 def test_undoing_blocks_gives_back_what_was() -> None:
     """Whatever blocks did, stepping back gives exactly the state after the block stepped back to, screen included."""
-    print(f"KEEPER_SEED={SEED}")  # noqa: T201 - pytest shows it when the test fails
+    print(f"KEEPER_SEED={SEED}")
     dice = random.Random(SEED)
     rewind = Rewind(32)
     ledger = Ledger(rewind)

@@ -66,7 +66,7 @@ def amount_worth(valuation: Valuation, reserve: Reserve, side: int, value: int) 
 @pytest.mark.parametrize("revision", [1, 5, 9, 10])  # one for each way of computing health
 def test_no_liquidatable_borrower_slips(revision: int) -> None:
     """With debts driven to within a wei of the threshold, everybody whose exact factor is below one is screened."""
-    print(f"KEEPER_SEED={SEED}")  # noqa: T201 - pytest shows it when the test fails
+    print(f"KEEPER_SEED={SEED}")
     dice = random.Random(SEED + revision)
     close = below = 0
     for _ in range(3):

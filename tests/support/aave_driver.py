@@ -10,6 +10,7 @@ from keeper.devchain.lending import Market
 from keeper.devchain.rpc import Rpc
 from keeper.model import Address, Head
 from keeper.protocols.aave_v3 import AaveV3Book
+from keeper.protocols.aave_v3.market import POOL
 
 ACCOUNT_TYPES = ("uint256",) * 6
 
@@ -105,4 +106,17 @@ class Driver:
                 continue  # somebody who never appeared
             if have != theirs:
                 found.append(f"{name} at block {head.number}: pool {theirs}, book {have}")
+        return found
+
+    def state_differences(self) -> list[str]:
+        """Every reserve whose indices, rates or time of update are not what the pool has stored at the newest block."""
+        head, market = self.heads[-1], self.book.market
+        found = []
+        for number, reserve in market.reserves.items():
+            data = self.rpc.call(market.pool, POOL.encode("getReserveData", reserve.token.address), at=head.number)
+            _, *moving, _, updated = POOL.decode("getReserveData", data)[:7]
+            state = self.book._follower.states[number]
+            mine = (state.supply_index, state.supply_rate, state.debt_index, state.debt_rate, state.updated)
+            if mine != (*moving, updated):
+                found.append(f"{reserve.token.symbol} at block {head.number}: pool {(*moving, updated)}, book {mine}")
         return found
