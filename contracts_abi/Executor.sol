@@ -74,12 +74,19 @@ contract Executor {
 
     /// @notice An execution ended well. `gain` went to the beneficiary, `coinbasePaid` (wei) to the block's producer.
     event Executed(bytes32 indexed id, address indexed profitToken, uint256 gain, uint256 coinbasePaid);
+    /// @notice `pendingOwner` was offered the ownership.
     event OwnershipTransferStarted(address indexed owner, address indexed pendingOwner);
+    /// @notice `owner` has accepted the ownership.
     event OwnershipTransferred(address indexed previousOwner, address indexed owner);
+    /// @notice `operator` may execute from now on, or no longer.
     event OperatorSet(address indexed operator, bool allowed);
+    /// @notice Gains go to `beneficiary` from now on.
     event BeneficiarySet(address indexed beneficiary);
+    /// @notice Executions were stopped.
     event Paused(address indexed by);
+    /// @notice Executions are allowed again.
     event Unpaused(address indexed by);
+    /// @notice The owner took out tokens, or native coin (`token` zero).
     event Rescued(address indexed token, address indexed to, uint256 amount);
 
     error NotOwner();
@@ -131,10 +138,15 @@ contract Executor {
     /// @dev Transient slot: how many approvals were given; the n-th (from 0) is at APPROVALS + 1 + 2n: token, spender.
     uint256 private constant APPROVALS = 1 << 128;
 
+    /// @notice Who may do everything.
     address public owner;
+    /// @notice While true nobody executes.
     bool public paused;
+    /// @notice Who was offered the ownership and has not accepted it yet.
     address public pendingOwner;
+    /// @notice Who receives every gain and every leftover.
     address public beneficiary;
+    /// @notice Who may execute and pause, besides the owner.
     mapping(address => bool) public operators;
 
     modifier onlyOwner() {

@@ -404,6 +404,9 @@ def test_words_exist_only_in_callbacks(bench: Bench) -> None:
     """A callback word is refused at the top level and beyond the callback's end."""
     with pytest.raises(Reverted, match="step 0: NoSuchWord\\(0\\)"):
         bench.dry(Transfer(bench.weth, STRANGER, word(0)))
+    served = bench.lend("lender", bench.weth, 1, (_repay(bench, "lender", bench.weth, 1),))
+    with pytest.raises(Reverted, match=r"step 1: NoSuchWord\(0\)"):
+        bench.dry(served, Transfer(bench.weth, STRANGER, word(0)))
     for index in (50, 255):
         with pytest.raises(Reverted, match=f"step 0: step 0: NoSuchWord\\({index}\\)"):
             bench.dry(bench.lend("lender", bench.weth, 1, (Transfer(bench.weth, STRANGER, word(index)),)))
