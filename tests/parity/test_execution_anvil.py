@@ -454,7 +454,7 @@ def run_and_kill(arguments: list[str], rng: random.Random, mine: Callable[[], No
 async def test_real_kill_minus_nine(live: World, anvil: Anvil, tmp_path: Path) -> None:
     """A process that sends as fast as it can is killed five times; then journal and chain agree on every nonce."""
     rng = random.Random(SEED)
-    print(f"KEEPER_SEED={SEED}")  # noqa: T201  shown when it fails
+    print(f"KEEPER_SEED={SEED}")
     path = tmp_path / "child.sqlite3"
     script = tmp_path / "child.py"
     script.write_text(CHILD)

@@ -387,6 +387,7 @@ __all__ = [
     "Tx",
     "TxKind",
     "an_order",
+    "encode_tx",
     "no_hook",
     "refuse",
 ]

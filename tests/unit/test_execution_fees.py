@@ -49,7 +49,7 @@ class History(FakeClient):
 def test_a_bid_never_exceeds_the_share() -> None:
     """10,000 random quotes, gains and policies: the worst cost stays within the share, and the fields fit."""
     rng = random.Random(SEED)
-    print(f"KEEPER_SEED={SEED}")  # noqa: T201  shown when it fails
+    print(f"KEEPER_SEED={SEED}")
     declined = 0
     for _ in range(10_000):
         policy = FeePolicy(

@@ -151,7 +151,7 @@ def test_random_damage_never_ends_in_a_traceback(written: Path, tmp_path: Path) 
     """300 files with random bytes flipped either can be read or are refused in one sentence that names them."""
     whole = written.read_bytes()
     rng = random.Random(SEED)
-    print(f"KEEPER_SEED={SEED}")  # noqa: T201  shown when it fails
+    print(f"KEEPER_SEED={SEED}")
     target = tmp_path / "flipped.sqlite3"
     said = []
     for _ in range(300):
