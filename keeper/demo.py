@@ -19,6 +19,7 @@ import requests
 
 from keeper.devchain.actors import Actors
 from keeper.devchain.anvil import Anvil
+from keeper.devchain.rpc import Rpc
 from keeper.devchain.scenario import BORROWERS, Borrower, Expected, crash, stage
 from keeper.devchain.serve import awaken, tick, write_config
 from keeper.devchain.world import World, ensure_world
@@ -36,11 +37,15 @@ Say = Callable[[str], None]
 
 
 class Stage:
-    """A private chain that mines by itself, with borrowers on it. `lock` keeps the miner out of a scene."""
+    """A private chain that mines by itself, with borrowers on it. `lock` keeps the miner out of a scene.
+
+    The miner has a connection of its own, which no other thread may use; `watcher` is for everybody else.
+    """
 
     def __init__(self, anvil: Anvil, world: World) -> None:
         self.anvil = anvil
         self.world = world
+        self.watcher = Rpc(anvil.http)
         self.actors: Actors = awaken(anvil, world)
         self.lock = threading.Lock()
         self._ending = threading.Event()
@@ -66,6 +71,7 @@ class Stage:
         finally:
             self._ending.set()
             self._miner.join(timeout=10)
+            self.watcher.close()
 
     def _mine(self) -> None:
         while not self._ending.wait(BLOCK_TIME):
@@ -170,13 +176,13 @@ def _perform(directory: Path, live: bool, say: Say, began: float) -> DemoView:
                 theatre.crash()
                 mode = "live" if live else "dry"
                 journal = journal_path(directory / "data" / f"chain-{built.world.chain_id}", built.world.chain_id, mode)
-                wait_until_quiet(journal, built.world.chain_id, mode, anvil)
+                wait_until_quiet(journal, built.world.chain_id, mode, theatre.watcher)
                 code = daemon.stop()
                 if code != 0:
                     raise CheckFailed(f"the daemon ended with exit code {code}:\n{daemon.tail()}")
             finally:
                 daemon.kill()
-        rows = tell(journal, built.world, mode, theatre.actors)
+            rows = tell(journal, built.world, mode, theatre.watcher)
     view = DemoView(built.world.chain_id, mode, time.monotonic() - began, rows)
     wrong = [f"{row.label}: expected {row.expected}, but {row.done}" for row in rows if not row.as_expected]
     if wrong:
@@ -200,10 +206,10 @@ def deploy(config: Path) -> Address:
     return Address(words[0].lower())
 
 
-def wait_until_quiet(journal: Path, chain_id: int, mode: str, anvil: Anvil) -> None:
+def wait_until_quiet(journal: Path, chain_id: int, mode: str, rpc: Rpc) -> None:
     """Until no attempt is open and none has been added for a few blocks; raises CheckFailed after `PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
-    count, since = 0, anvil.rpc.number()
+    count, since = 0, rpc.number()
     while time.monotonic() < deadline:
         time.sleep(BLOCK_TIME / 2)
         reader = Reader(journal, chain_id, mode)
@@ -211,7 +217,7 @@ def wait_until_quiet(journal: Path, chain_id: int, mode: str, anvil: Anvil) -> N
             rows = reader.ask(attempts)
         finally:
             reader.close()
-        number = anvil.rpc.number()
+        number = rpc.number()
         if len(rows) != count or any(row.state in ("intent", "signed", "sent") for row in rows):
             count, since = len(rows), number
         elif count and number - since >= QUIET_BLOCKS:
@@ -219,7 +225,7 @@ def wait_until_quiet(journal: Path, chain_id: int, mode: str, anvil: Anvil) -> N
     raise CheckFailed(f"after {PATIENCE:.0f} s there were still new attempts: {count} in all")
 
 
-def tell(journal: Path, world: World, mode: str, actors: Actors) -> tuple[DemoRow, ...]:
+def tell(journal: Path, world: World, mode: str, rpc: Rpc) -> tuple[DemoRow, ...]:
     """One row per borrower, from the journal alone but for the final health, which the pool itself is asked."""
     reader = Reader(journal, world.chain_id, mode)
     try:
@@ -227,6 +233,7 @@ def tell(journal: Path, world: World, mode: str, actors: Actors) -> tuple[DemoRo
         seen: Sequence[DecisionRow] = reader.ask(lambda db: decisions(db, limit=100_000))
     finally:
         reader.close()
+    actors = Actors(rpc, world)
     return tuple(_row(borrower, world, done, seen, actors) for borrower in BORROWERS)
 
 

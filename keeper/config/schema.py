@@ -137,7 +137,7 @@ class Strategy(Section):
     )
     max_oracle_gap_bps: Bps = Field(500, description="Most the protocol's price may differ from the pools' price.")
     profit_sanity_bps: Bps = Field(
-        10_000, gt=0, description="Most a plan may earn, as a share of bonus x debt; more is a broken price, not luck."
+        20_000, gt=0, description="Most a plan may earn, as a share of bonus x debt; more is a broken price, not luck."
     )
     tip_policy: Literal["fixed", "percentile", "share"] = Field(
         "percentile",
