@@ -1,6 +1,13 @@
-"""Revert data in words: the executor's errors, Solidity's own, and those of what a liquidation touches."""
+"""Revert data in words: the executor's errors, Solidity's own, and the foreign ones in ``contracts_abi/errors.json``.
+
+A new protocol's errors are added to that file; nothing here names one.
+"""
 
 from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
@@ -21,70 +28,32 @@ _PANICS = {
     0x51: "call of an uninitialised function",
 }
 
-# Aave V3 answered with a number as text until 3.3 and with an error of the same name from 3.4 on
-# (protocol/libraries/helpers/Errors.sol of both): one name for both, so that a reason means the same everywhere.
-_AAVE = {
-    "13": "InvalidFlashloanExecutorReturn",
-    "23": "CallerMustBePool",
-    "26": "InvalidAmount",
-    "27": "ReserveInactive",
-    "28": "ReserveFrozen",
-    "29": "ReservePaused",
-    "32": "NotEnoughAvailableUserBalance",
-    "35": "HealthFactorLowerThanLiquidationThreshold",
-    "39": "NoDebtOfSelectedType",
-    "43": "UnderlyingBalanceZero",
-    "45": "HealthFactorNotBelowThreshold",
-    "46": "CollateralCannotBeLiquidated",
-    "47": "SpecifiedCurrencyNotBorrowedByUser",
-    "49": "InconsistentFlashloanParams",
-    "51": "SupplyCapExceeded",
-    "59": "PriceOracleSentinelCheckFailed",
-    "77": "ZeroAddressNotValid",
-    "80": "OperationNotSupported",
-    "82": "AssetNotListed",
-    "91": "FlashloanDisabled",
-    "97": "LiquidationGraceSentinelCheckFailed",
-    "103": "MustNotLeaveDust",
-}
-_AAVE_LATER = ("SelfLiquidation", "CallerNotPositionManager", "InvalidMintAmount", "InvalidBurnAmount")
-
-_SIGNATURES = (
-    # Executor.sol
-    "NotOwner()",
-    "NotPendingOwner()",
-    "NotOperator()",
-    "ZeroAddress()",
-    "ExecutionPaused()",
-    "Reentered()",
-    "Expired()",
-    "Gone()",
-    "GainTooLow(uint256,uint256)",
-    "BadSettlement()",
-    "CoinbaseRefused()",
-    "ApprovalStands(address,address)",
-    "RescueFailed()",
-    "OutsideExecution()",
-    "UnexpectedCallback(address)",
-    "AlteredProgram()",
-    "BadProgram()",
-    "SelfCall()",
-    "NoCode(address)",
-    "CallbackMissing(address)",
-    "BalanceTooLow(address,uint256,uint256)",
-    "NoSuchWord(uint256)",
-    # OpenZeppelin 5 (interfaces/draft-IERC6093.sol, token/ERC20/utils/SafeERC20.sol)
-    "ERC20InsufficientBalance(address,uint256,uint256)",
-    "ERC20InsufficientAllowance(address,uint256,uint256)",
-    "SafeERC20FailedOperation(address)",
-    *(f"{name}()" for name in (*_AAVE.values(), *_AAVE_LATER)),
-)
-
 
 def _selector(signature: str) -> bytes:
     return keccak(text=signature)[:4]
 
 
+def _load(name: str) -> Any:
+    return json.loads(resources.files("contracts_abi").joinpath(name).read_text())
+
+
+_OWN = [
+    f"{entry['name']}({','.join(item['type'] for item in entry['inputs'])})"
+    for entry in _load("executor.json")["abi"]
+    if entry["type"] == "error"
+]
+_FOREIGN: list[dict[str, Any]] = _load("errors.json")
+# Some contracts revert with a code as text; it gets the name that later versions of the same contract give the error,
+# so that a reason means the same everywhere.
+_TEXTS = {
+    text: f"{meaning} [{group['label']} {text}]"
+    for group in _FOREIGN
+    for text, meaning in group.get("texts", {}).items()
+}
+_SIGNATURES = [
+    *_OWN,
+    *(signature for group in _FOREIGN for signature in (*group.get("texts", {}).values(), *group["signatures"])),
+]
 _STEP_FAILED = _selector("StepFailed(uint256,bytes)")
 _TOKEN_REFUSED = _selector("TokenRefused(address,bytes)")
 _KNOWN = {
@@ -108,14 +77,16 @@ def _words(data: bytes, depth: int) -> str:
     try:
         if selector == _STRING:
             (text,) = decode(["string"], rest)
-            return f"{_AAVE[text]}() [Aave {text}]" if text in _AAVE else f"'{_printable(text)}'"
+            return _TEXTS[text] if text in _TEXTS else f"'{_printable(text)}'"
         if selector == _PANIC:
             (code,) = decode(["uint256"], rest)
             return f"panic 0x{code:02x} ({_PANICS.get(code, 'unknown')})"
-        if selector == _STEP_FAILED and depth:
+        if selector in (_STEP_FAILED, _TOKEN_REFUSED) and not depth:
+            return "…"
+        if selector == _STEP_FAILED:
             index, reason = decode(["uint256", "bytes"], rest)
             return f"step {index}: {_words(reason, depth - 1)}"
-        if selector == _TOKEN_REFUSED and depth:
+        if selector == _TOKEN_REFUSED:
             token, answer = decode(["address", "bytes"], rest)
             said = "answered false" if answer == bytes(32) else _words(answer, depth - 1)
             return f"TokenRefused({token}): {said}"

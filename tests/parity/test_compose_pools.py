@@ -213,7 +213,7 @@ def _case(desk: Desk, rng: random.Random, shape: int) -> tuple[Plan, str] | None
 
 
 def _random_plans(desk: Desk, seed: int, cases: int) -> None:
-    print(f"KEEPER_SEED={seed}, {cases} plans")  # noqa: T201 - pytest shows it when the test fails
+    print(f"KEEPER_SEED={seed}, {cases} plans")
     done: dict[int, int] = {1: 0, 2: 0, 3: 0, 4: 0}
     hops, both, number = 0, 0, 0
     while sum(done.values()) < cases:
@@ -226,7 +226,7 @@ def _random_plans(desk: Desk, seed: int, cases: int) -> None:
             continue
         plan, label = drawn
         snapshot = desk.bench.rpc.request("evm_snapshot")
-        print(f"case {number - 1}: {label}")  # noqa: T201
+        print(f"case {number - 1}: {label}")
         desk.run(plan, _toy(desk, plan))
         assert desk.bench.rpc.request("evm_revert", snapshot)
         done[shape] += 1

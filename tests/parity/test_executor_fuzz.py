@@ -194,7 +194,7 @@ def _judge(bench: Bench, maker: Maker) -> tuple[bool, str]:
 
 
 def _fuzz(bench: Bench, seed: int, cases: int) -> None:
-    print(f"KEEPER_SEED={seed}, {cases} programs")  # noqa: T201 - pytest shows it when the test fails
+    print(f"KEEPER_SEED={seed}, {cases} programs")
     succeeded, reasons = 0, set()
     for number in range(cases):
         maker = Maker(bench, random.Random(f"{seed}/{number}"))
