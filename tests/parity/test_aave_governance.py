@@ -14,8 +14,8 @@ from keeper.devchain.actors import account
 from keeper.devchain.artifacts import aave_36, aave_302, own_contracts
 from keeper.devchain.deploy import Deployer
 from keeper.devchain.lending import Market
-from keeper.errors import BadData, ConfigError
-from keeper.model import MAX_UINT256, WAD, ZERO_ADDRESS, Address, Head, Read, SkipReason, address
+from keeper.errors import BadData, ConfigError, Transient
+from keeper.model import MAX_UINT256, WAD, ZERO_ADDRESS, Address, Head, Read, SkipReason, Watch, address
 from keeper.ports import Client
 from keeper.protocols.aave_v3 import AaveV3Book
 from tests.support.aave_driver import Driver
@@ -226,6 +226,93 @@ async def test_a_reserve_listed_while_running(fork: Fork, client: NodeClient, wh
     assert driver.differences([ANN]) == []
     assert any(name == "reserve_listed" for name, _ in driver.alerts.seen)
     assert token in {t.address for t in driver.book.tokens()}
+
+
+@pytest.mark.parametrize("which", MARKETS)
+async def test_a_node_that_fails_in_the_middle(fork: Fork, client: NodeClient, which: str) -> None:
+    """Whichever request of a refresh fails, the book stays dirty, and trying again gives the right state."""
+    market = getattr(fork.world, which)
+    flaky = Flaky(client)
+    driver = Driver(cast(NodeClient, flaky), fork.rpc, market, None)
+    await driver.start()
+    list_reserve(fork, market)
+    head = await client.head()
+    missing = await client.headers(driver.heads[-1].number + 1, head.number)
+    blocks, _ = await client.pass_batch(missing, driver.book.watch(), (), head)
+    for block in blocks:
+        driver.book.apply(block)
+    driver.heads += missing
+    failures = 0
+    for after in range(40):
+        flaky.left = after
+        try:
+            await driver.book.refresh(cast(Client, flaky), head)
+        except Transient:
+            failures += 1
+            assert driver.book.dirty
+            assert not trusted(driver)
+        else:
+            break
+    assert failures >= 8
+    flaky.left = 10**6
+    assert not driver.book.dirty
+    assert driver.differences([ANN]) == []
+    assert driver.state_differences() == []
+    assert await driver.book.audit(client, head, 5) is None
+
+
+class Flaky:
+    """A client whose reads and logs fail after a number of them."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self._client, self.left = client, 10**6
+
+    def _spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Transient("the connection was lost")
+
+    async def read(self, reads: Sequence[Read], at: Head) -> list[bytes | None]:
+        self._spend()
+        return await self._client.read(reads, at)
+
+    def logs(self, watch: Watch, first: int, last: int) -> Any:
+        self._spend()
+        return self._client.logs(watch, first, last)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize("when", ["live", "history"])
+async def test_stable_debt_is_left_alone(fork: Fork, client: NodeClient, when: str) -> None:
+    """On 3.0.2 a user with stable debt is unknown, whether seen live or in the history, until it is repaid."""
+    market = fork.world.second
+    driver = Driver(client, fork.rpc, market, None)
+    if when == "live":
+        await driver.start()
+    usdc = fork.world.tokens["USDC"].address
+    fork.actors.govern(market, "setReserveStableRateBorrowing(address,bool)", usdc, True)
+    fork.actors.open_position(market, ANN, {"WETH": 10 * ETH}, {"DAI": 1_000 * ETH})
+    fork.actors.open_position(market, BOB, {"WETH": 10 * ETH}, {"DAI": 1_000 * ETH})
+    fork.actors.send(ANN, market.pool, "borrow(address,uint256,uint256,uint16,address)", usdc, 5_000 * USDC, 1, 0, ANN)
+    if when == "history":
+        await driver.start()
+    head = await driver.follow()
+    assert driver.book.account(ANN, head.timestamp) is None
+    assert driver.book.position(ANN, head.timestamp) is None
+    assert driver.differences([BOB]) == []
+    assert "stable_debt" in {name for name, _ in driver.alerts.seen}
+    assert await driver.book.audit(client, head, 10) is None
+    again = driver.fresh()
+    again.restore(driver.book.snapshot())
+    await driver.start(again)
+    assert driver.book.account(ANN, head.timestamp) is None
+    fork.actors.fund(ANN, "USDC", 6_000 * USDC)
+    fork.actors.approve(ANN, market.pool, "USDC")
+    fork.actors.send(ANN, market.pool, "repay(address,uint256,uint256,address)", usdc, MAX_UINT256, 1, ANN)
+    await driver.follow()
+    assert driver.differences([ANN, BOB]) == []
 
 
 def list_reserve(fork: Fork, market: Market) -> Address:

@@ -80,10 +80,14 @@ class AaveV3Book(AaveV3Mirror):
 
     def account(self, borrower: Address, timestamp: int) -> Account | None:
         user = self._ledger.users.get(borrower)
-        health = None if user is None else self._health(user, self._valuation(timestamp))
+        if user is None or self._market is None:
+            return None
+        health = self._health(user, self._valuation(timestamp))
         return None if health is None else Account(borrower, health.factor, health.collateral, health.debt)
 
     def accounts(self, timestamp: int) -> Iterator[Account]:
+        if self._market is None:
+            return
         valuation = self._valuation(timestamp)
         for user in self._ledger.borrowers():
             health = self._health(int(user), valuation)

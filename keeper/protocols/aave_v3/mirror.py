@@ -122,7 +122,7 @@ class AaveV3Mirror:
         self._report_unknown(before)
 
     def rewind(self, number: int) -> None:
-        if self._last is None or number >= self._last:
+        if self._distrust or self._last is None or number >= self._last:
             return
         self._valuations.clear()
         self._ledger.undone(self._rewind.back(number))
@@ -155,6 +155,11 @@ class AaveV3Mirror:
         before = self._prices.unknown
         await self._prices.read(client, head, self.market)
         self._report_unknown(before)
+        if not self._distrust:
+            # Only now: a request that failed on the way leaves everything to be done again.
+            self._follower.governed = False
+            self._last = head.number if self._last is None else max(self._last, head.number)
+            self._synced = True
 
     async def _reread(self, client: Client, head: Head) -> None:
         wanted = None
@@ -162,7 +167,6 @@ class AaveV3Mirror:
             known = set(self.market.categories) | self._follower.categories
             wanted = known | self._ledger.emodes_seen
         reading = await read_market(client, head, self.provider, wanted)
-        self._follower.governed = False
         self._take(reading)
         self._known = {number: since for number, since in self._known.items() if number in reading.market.reserves}
         for number in sorted(reading.market.reserves.keys() - self._known.keys()):
@@ -173,34 +177,34 @@ class AaveV3Mirror:
         await self._drop_stable(client, head)
         if not self._synced or self._follower.suspect:
             await self._verify(client, head)
-        self._last = head.number if self._last is None else max(self._last, head.number)
-        self._synced = True
 
     async def _verify(self, client: Client, head: Head) -> None:
         suspect = self._follower.suspect
         changed = await checks.repair(client, head, self.market, self._ledger, everything=suspect)
         if changed:
             self._alerter.alert("book_repaired", f"{self.name}: {changed} balances were read from the chain anew")
-        self._follower.suspect = False
         wrong = await checks.wrong_totals(client, head, self.market, self._ledger)
         if wrong:
             self.distrust(f"holders are missing: the events do not add up ({wrong[0][0]} at block {head.number})")
+        self._follower.suspect = False
 
     async def _adopt(self, client: Client, head: Head, number: int) -> None:
         """Follow a reserve that was listed while running: its holdings began before it was watched."""
         market = self.market
         reserve = market.reserves[number]
         first = self._follower.listed_at.get(reserve.token.address, self.start_block)
-        self._known[number] = head.number
-        self._follower.follow(market, self._known)
         tokens = {reserve.a_token, reserve.v_token} | ({reserve.stable_token} if reserve.stable_token else set())
         watch = Watch(frozenset(tokens | {market.pool}), events.HOLDINGS | events.FLAGS)
+        history: list[Log] = []
         async for _, _, logs in client.logs(watch, first, head.number):
-            for log in logs:
-                if log.address in tokens:
-                    self._follower.take(log, head.timestamp)
-                else:
-                    self._follower.flag(log, only=number)
+            history += logs
+        self._known[number] = head.number
+        self._follower.follow(market, self._known)
+        for log in history:
+            if log.address in tokens:
+                self._follower.take(log, head.timestamp)
+            else:
+                self._follower.flag(log, only=number)
         self._alerter.alert("reserve_listed", f"{self.name} now lists {reserve.token.symbol} ({reserve.token.address})")
 
     async def _drop_stable(self, client: Client, head: Head) -> None:
