@@ -13,7 +13,7 @@ from keeper.devchain.anvil import Anvil
 from keeper.devchain.calls import calldata
 from keeper.execution.executor import EXECUTOR
 from keeper.model import ZERO_ADDRESS, Address
-from keeper.program import Approve, Call, Callback, Transfer, balance, encode, literal, word
+from keeper.program import Approve, Call, Callback, Patch, Transfer, balance, encode, literal, word
 from tests.support.bench import BENEFICIARY, ETH, OPERATOR, OWNER, STRANGER, Bench, Reverted, make_bench
 
 pytestmark = pytest.mark.parity
@@ -278,11 +278,12 @@ def test_token_that_refuses_ends_the_execution(bench: Bench, manner: str, step: 
     token = bench["token"]
     amount = literal(1)
     what = Transfer(token, STRANGER, amount) if step == "transfer" else Approve(token, STRANGER, amount)
+    before = Transfer(bench["second"], STRANGER, literal(0))
     bench.tell(token, "mint(address,uint256)", bench.executor, 1)
-    assert bench.dry(what) == 0
+    assert bench.dry(before, what) == 0
     _manner(bench, "token", manner)
-    with pytest.raises(Reverted, match=f"step 0: TokenRefused\\({token}\\)"):
-        bench.dry(what)
+    with pytest.raises(Reverted, match=f"step 1: TokenRefused\\({token}\\)"):
+        bench.dry(before, what)
 
 
 def test_token_that_answers_nothing_is_accepted(bench: Bench) -> None:
@@ -430,6 +431,18 @@ def test_malformed_program_is_refused(bench: Bench, program: bytes) -> None:
     fields: tuple[Any, ...] = (bytes(32), bench.weth, 0, 0, bench.weth, 2**40, [])
     with pytest.raises(Reverted, match=r"BadProgram|NoCode"):
         bench.call(OPERATOR, bench.executor, EXECUTOR.encode("execute", fields, [], program))
+
+
+@pytest.mark.parametrize("offset", [5, 32, 36, 2**24 - 1])
+def test_patch_outside_the_data_is_refused(bench: Bench, offset: int) -> None:
+    """The contract itself refuses to write beyond a call's data, whatever wrote the program."""
+    data = calldata("balanceOf(address)", STRANGER)
+    program = bytearray(encode((Call(bench.weth, data, (Patch(4, literal(1)),)),)))
+    fields: tuple[Any, ...] = (bytes(32), bench.weth, 0, 0, bench.weth, 2**40, [])
+    bench.call(OPERATOR, bench.executor, EXECUTOR.encode("execute", fields, [], bytes(program)))
+    program[4 + 41 : 4 + 44] = offset.to_bytes(3, "big")
+    with pytest.raises(Reverted, match="step 0: BadProgram"):
+        bench.call(OPERATOR, bench.executor, EXECUTOR.encode("execute", fields, [], bytes(program)))
 
 
 def test_expectation_needs_a_program_in_the_callback(bench: Bench) -> None:

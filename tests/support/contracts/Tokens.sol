@@ -87,9 +87,10 @@ contract MannerToken {
             }
         }
         if (manner == Manner.AnswersShort) {
+            // A word cut short: with a byte left over from an earlier answer it would read as `true`.
             assembly {
-                mstore(0, shl(248, 1))
-                return(0, 1)
+                mstore(0, 0)
+                return(0, 31)
             }
         }
         if (manner == Manner.CallsBack) {
