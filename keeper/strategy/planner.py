@@ -18,7 +18,9 @@ from keeper.strategy.shapes import Terms, Trial
 from keeper.strategy.sizing import maximise
 from keeper.strategy.value import native
 
-RECIPES = 3  # how often a plan's purchase is reconsidered in view of its sale
+RECIPES = 3  # how often an option's purchase is reconsidered in view of its sale
+CONTENDERS = 3  # for how many options that is done
+CLOSE = 32  # provided they are within a thirty-second of the best
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,12 @@ class Planner:
                     option.curve.advance()
                 search([option])
         search(options)
-        for option in list(options) if thorough else sorted(options, key=_merit)[-1:]:
+        ranked = sorted((option for option in options if option.trial is not None), key=_merit, reverse=True)
+        for option in ranked if thorough else ranked[:CONTENDERS]:
             best = option
             for _ in range(RECIPES):
+                if not (thorough or _contends(best, options)):
+                    break
                 other = builder.minding_the_sale(best)
                 if other is None:
                     break
@@ -110,6 +115,12 @@ class Planner:
                     break
                 best = other
             options[options.index(option)] = best
+
+
+def _contends(option: Option, options: Sequence[Option]) -> bool:
+    """Whether the option is so close to the best that minding its sale could make it the best."""
+    most = max(other.trial.net for other in options if other.trial is not None)
+    return option.trial is not None and option.trial.net * CLOSE >= most * (CLOSE - 1)
 
 
 def _merit(option: Option) -> tuple[int, int]:

@@ -56,20 +56,27 @@ class Trial:
         """Gain less gas, wei."""
         return self.gain - self.cost
 
-    def recipes(self, recipe: Recipe) -> list[Recipe]:
-        """What to try instead of `recipe`, by which this was bought: the shared pools weighed or spared, a path less.
+    @property
+    def shared(self) -> frozenset[Address]:
+        """Pools that are both bought and sold through."""
+        return self.buy.pools & self.sell.pools if self.buy and self.sell else _NO_POOLS
 
-        A path less saves gas, and may leave the sale a pool that a thin path hardly needs.
+    def recipes(self, recipe: Recipe) -> list[Recipe]:
+        """What to try instead of `recipe`, by which this was bought: the shared pools weighed or spared, a path spared.
+
+        Sparing a path may save gas, or leave the sale a pool that a thin path hardly needs.
         """
         if self.buy is None or self.sell is None:
             return []
         found = []
-        if shared := self.buy.pools & self.sell.pools:
-            found = [Recipe(recipe.spare, weigh=True), Recipe(recipe.spare | shared)]
-        for path in self.buy.paths if len(self.buy.paths) > 1 else ():
-            if self.cost * GAS_MATTERS > self.gain or path.amount_in * THIN < self.buy.amount_in:
+        if self.shared:
+            found = [Recipe(recipe.spare, weigh=True), Recipe(recipe.spare | self.shared)]
+        gas_matters = self.cost * GAS_MATTERS > self.gain
+        for path in self.buy.paths:
+            if gas_matters or path.amount_in * THIN < self.buy.amount_in:
+                found += [Recipe(recipe.spare | {hop.pool}) for hop in path.hops]
                 pools = frozenset(hop.pool for hop in path.hops)
-                found += [Recipe(recipe.spare | pools), Recipe(recipe.spare, weigh=True, sale_spares=pools)]
+                found.append(Recipe(recipe.spare, weigh=True, sale_spares=pools))
         return [other for other in dict.fromkeys(found) if other != recipe]
 
 

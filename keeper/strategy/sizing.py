@@ -6,8 +6,9 @@ them (a chord, prolonged, runs above a concave curve). The search always tries t
 all curves together, and ends when no bound exceeds the best trial by more than a tolerance: a hopeless curve costs no
 trial, and a curve that still rises at its end costs two. Gaps in a curve's domain are never tried.
 
-Gas makes the curves only nearly concave: a route over one more pool costs a fixed amount more. Where gas is a visible
-part of the result, a geometric grid is tried first and the neighbourhood of the best amount is always refined.
+The curves are only nearly concave. A route over one more pool costs a fixed amount of gas more, and a purchase dents
+the curve where it starts to use a pool that the sale needs. Where that may matter a geometric grid is tried first, and
+where gas is a visible part of the result the neighbourhood of the best amount is always refined.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 Line = tuple[int, int, int, int]  # through (x, y) with slope dy / dx, dx > 0
-Score = Callable[[int], tuple[int, int, T] | None]  # amount → (net, gas cost, what was tried), None: not possible
+Score = Callable[[int], tuple[int, int, bool, T] | None]
+"""Amount → (net, gas cost, whether the curve may be dented here, what was tried); None: not possible."""
 Piece = tuple[int, int]  # untried amounts, both ends included
 
 GRID = 6  # halvings of the grid
@@ -47,9 +49,11 @@ class Curve(Generic[T]):
         self._floor_cost = floor_cost
         self._pieces = [(max(low, 1), high) for low, high in domain if max(low, 1) <= high]
         self._end = self._pieces[-1][1] if self._pieces else 0
+        self._edges = {edge for piece in self._pieces for edge in piece}
         self._xs: list[int] = []
         self._points: list[tuple[int, int, int]] = []  # amount, net, gas cost; ascending
         self._values: list[T] = []  # what was tried there
+        self._dented = False
         self._cap: int | None = None  # lowest amount known to be impossible
         self._target = self._end
         self._peer()
@@ -71,10 +75,10 @@ class Curve(Generic[T]):
         before = self.tried
         first = not self._points
         self._attempt(self._target)
-        if first and self._points and self.gas_is_visible:
-            for halving in range(1, GRID + 1):
-                amount = self._nearest(self._end >> halving)
-                if amount is not None and self._cap is None and self._reaches(amount, enough):
+        if first and self.best is not None and (self._dented or self.gas_is_visible):
+            grid = {self._nearest(self._end >> halving) for halving in range(1, GRID + 1)} | self._edges
+            for amount in sorted((amount for amount in grid if amount), reverse=True):
+                if self._is_untried(amount) and self._reaches(amount, max(enough, self.best[0])):
                     self._attempt(amount)
         self._peer()
         return self.tried - before
@@ -82,7 +86,7 @@ class Curve(Generic[T]):
     def start(self, amount: int) -> None:
         """Try an amount believed to be near the best one, and one on either side that brackets the best."""
         for near in (amount, amount - (amount >> STEP), amount + (amount >> STEP)):
-            if any(low <= near <= high for low, high in self._pieces):
+            if self._is_untried(near):
                 self._attempt(near)
         self._peer()
 
@@ -111,7 +115,8 @@ class Curve(Generic[T]):
                 self._cap = amount
                 self._pieces = [piece for piece in self._pieces if piece[1] < amount]
             return
-        net, cost, value = result
+        net, cost, dented, value = result
+        self._dented = self._dented or dented
         place = bisect_left(self._xs, amount)
         self._xs.insert(place, amount)
         self._points.insert(place, (amount, net, cost))
@@ -130,6 +135,9 @@ class Curve(Generic[T]):
 
     def _nearest(self, amount: int) -> int | None:
         return max((min(high, amount) for low, high in self._pieces if low <= amount), default=None)
+
+    def _is_untried(self, amount: int) -> bool:
+        return any(low <= amount <= high for low, high in self._pieces)
 
     def _reaches(self, amount: int, enough: int) -> bool:
         return self.ceiling is None or _at(self._slope(self.ceiling), amount) > enough
