@@ -8,11 +8,13 @@ from typing import NamedTuple, Protocol
 
 from keeper.model import Address, Path, Route
 from keeper.venues.chains import Chain, Graph
+from keeper.venues.choose import greedy, heaviest, rival, runners_up, surplus_at
 from keeper.venues.pool import Pool
 from keeper.venues.split import Point, Probe, split
 
 _NOTHING: frozenset[Address] = frozenset()
-_LENSES = (1, 4, 16)  # paths are also ranked by what they make of these fractions of the amount
+_LENS = 4  # competing paths are first ranked by what they make of this fraction of the amount
+_SETS = 4  # of paths that share no pool, tried at most
 
 
 class PoolSource(Protocol):
@@ -28,6 +30,7 @@ class _Offer(NamedTuple):
     score: int
     paths: tuple[Path, ...]
     gas: int
+    level: float  # at which the paths settle
 
 
 class Router:
@@ -130,8 +133,7 @@ class Router:
                 end = _level(single, exact_out, amount)
                 helpful = [chain for chain in chains if chain is single or _level(chain, exact_out, 0) < end]
         if len(helpful) > 1:
-            for chosen in self._sets(helpful, single, amount, exact_out):
-                offers += self._splits(chosen, amount, exact_out, cost)
+            offers += self._together(helpful, amount, exact_out, cost)
         if not offers:
             return None
         best = max(offers, key=lambda offer: offer.score)
@@ -148,35 +150,32 @@ class Router:
                 best = (score, chain)
         return best[1] if best else None
 
-    def _sets(
-        self, chains: Sequence[Chain], single: Chain | None, amount: int, exact_out: bool
-    ) -> list[tuple[Chain, ...]]:
-        """Sets of chains that share no pool, each picked greedily by the price for another fraction of the amount."""
+    def _together(self, chains: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost) -> list[_Offer]:
+        """Splits over sets of chains that share no pool."""
+        if not rival(chains):
+            return self._splits(chains, amount, exact_out, cost)
+        size = max(1, amount // _LENS)
+        waiting = [greedy(sorted(chains, key=partial(_price, exact_out, size), reverse=True))]
+        tried: set[frozenset[int]] = set()
+        offers: list[_Offer] = []
+        best: _Offer | None = None
+        while waiting and len(tried) < _SETS:
+            chosen = waiting.pop(0)
+            key = frozenset(map(id, chosen))
+            if key in tried:
+                continue
+            tried.add(key)
+            found = self._splits(chosen, amount, exact_out, cost)
+            offers += found
+            top = max(found, key=lambda offer: offer.score, default=None)
+            if top is not None and (best is None or top.score > best.score):
+                best = top
+                weighted = [(surplus_at(c, exact_out, top.level, amount) - cost.of(c.least_gas()), c) for c in chains]
+                heavy = heaviest(weighted)
+                waiting = [heavy, *runners_up(weighted, heavy, _SETS // 2)]
+        return offers
 
-        def price(size: int, chain: Chain) -> float:
-            probed = chain.probe(exact_out, size)
-            if probed is None or not probed[0]:
-                return 0.0
-            return size / probed[0] if exact_out else probed[0] / size
-
-        orders = [sorted(chains, key=lambda chain: _level(chain, exact_out, 0))]
-        for lens in _LENSES:
-            size = max(1, amount // lens)
-            orders.append(sorted(chains, key=partial(price, size), reverse=True))
-        if single is not None:
-            orders.append([single, *orders[-2]])
-        sets: dict[frozenset[int], tuple[Chain, ...]] = {}
-        for order in orders:
-            taken: set[Address] = set()
-            chosen: list[Chain] = []
-            for chain in order:
-                if len(chosen) < self._max_paths and not chain.pools & taken:
-                    chosen.append(chain)
-                    taken |= chain.pools
-            sets.setdefault(frozenset(map(id, chosen)), tuple(chosen))
-        return [chosen for chosen in sets.values() if len(chosen) > 1]
-
-    def _splits(self, chosen: tuple[Chain, ...], amount: int, exact_out: bool, cost: _Cost) -> list[_Offer]:
+    def _splits(self, chosen: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost) -> list[_Offer]:
         """The best split over `chosen`, and over what is left when paths that do not earn their gas are dropped."""
         offers: list[_Offer] = []
         chains = list(chosen)
@@ -187,14 +186,14 @@ class Router:
             used = [(chain, share) for chain, share in zip(chains, shares, strict=True) if share]
             chains = [chain for chain, _ in used]
             offer = self._offer(chains, [share for _, share in used], exact_out, cost)
-            if offer is not None:
+            if offer is not None and len(chains) <= self._max_paths:
                 offers.append(offer)
             earned = [
                 surplus - cost.of(chain.least_gas())
                 for chain, surplus in zip(chains, _surpluses(used, exact_out), strict=True)
             ]
             weakest = min(range(len(earned)), key=earned.__getitem__)
-            if earned[weakest] >= 0:
+            if earned[weakest] >= 0 and len(chains) <= self._max_paths:
                 break
             del chains[weakest]
         return offers
@@ -212,7 +211,8 @@ class Router:
                 leg.pool.gas(leg.zero_for_one, hop.amount_in) for leg, hop in zip(chain.legs, path.hops, strict=True)
             )
         total = -sum(path.amount_in for path in paths) if exact_out else sum(path.amount_out for path in paths)
-        return _Offer(total - cost.of(gas), tuple(paths), gas)
+        level = max(_level(chain, exact_out, share) for chain, share in zip(chains, shares, strict=True))
+        return _Offer(total - cost.of(gas), tuple(paths), gas, level)
 
     def _cost(self, token: Address) -> _Cost:
         """What gas costs in `token`."""
@@ -236,6 +236,14 @@ class _Cost(NamedTuple):
 def _level(chain: Chain, exact_out: bool, amount: int) -> float:
     probed = chain.probe(exact_out, amount)
     return float("inf") if probed is None else probed[1]
+
+
+def _price(exact_out: bool, size: int, chain: Chain) -> float:
+    """Average price of a trade of `size`, the more the better; 0 where it cannot be made."""
+    probed = chain.probe(exact_out, size)
+    if probed is None or not probed.other:
+        return 0.0
+    return size / probed.other if exact_out else probed.other / size
 
 
 def _curve(chain: Chain, exact_out: bool) -> Probe:

@@ -17,7 +17,7 @@ _ROUNDS = 24
 _AGREE = 1e-6  # relative spread of the levels; what is lost is about its square
 _FAR = 1e-3  # a level this far off is corrected once more before the curves are compared again
 _NARROW = 1e-4  # share of the total below which the end of a path's liquidity is not searched closer
-_STILL = 3e-7  # of the result: what moving on as in the last round could still bring
+_STILL = 3e-8  # of the result: what moving on as in the last round could still bring
 
 
 class Point(NamedTuple):
@@ -89,16 +89,22 @@ class _Curve:
         return min(amount + (level - low) / slope if slope else amount, self.cap())
 
     def _assume(self, index: int) -> None:
-        """Put a kink before point `index` where the lines through it and the point before meet between them."""
-        a, b = self.amounts[index - 1], self.amounts[index]
+        """Put a kink before point `index` where the lines through it and the point before meet between them.
+
+        Where they do not, there is more than one: the line through the point before is followed half the way.
+        """
         low, high = self.slopes[index - 1], self.slopes[index]
         if not low or not high or low == high:
             return
         rise = self.levels[index] - self.levels[index - 1]
-        width = b - a
+        width = self.amounts[index] - self.amounts[index - 1]
         meet = (rise - high * width) / (low - high)
-        if width * 1e-9 < meet < width * (1 - 1e-9):
-            self._insert(index, a + meet, min(self.levels[index - 1] + low * meet, self.levels[index]), 0.0, kink=True)
+        if not 0 < meet < width:
+            meet = width / 2
+        elif not width * 1e-9 < meet < width * (1 - 1e-9):
+            return
+        level = min(self.levels[index - 1] + low * meet, self.levels[index])
+        self._insert(index, self.amounts[index - 1] + meet, level, 0.0, kink=True)
 
     def _insert(self, index: int, amount: float, level: float, slope: float, *, kink: bool) -> None:
         self.amounts.insert(index, amount)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -181,3 +182,112 @@ def test_split_reaches_brute_force() -> None:
 def test_split_reaches_brute_force_long() -> None:
     """The same over many more cases and finer portions."""
     run_against_brute_force(cases=600, parts=250)
+
+
+def gas_of(chains: Sequence[Chain], amounts: Sequence[int]) -> int:
+    """Gas of selling the amounts along the chains, as the pools tell it."""
+    total = 0
+    for chain, amount in zip(chains, amounts, strict=True):
+        path = chain.sell(amount)
+        assert path is not None
+        hops = zip(chain.legs, path.hops, strict=True)
+        total += sum(leg.pool.gas(leg.zero_for_one, hop.amount_in) for leg, hop in hops)
+    return total
+
+
+def best_net(chains: Sequence[Chain], amount: int, gas_value: float, parts: int) -> float:
+    """Most output less the value of gas over every choice of up to three disjoint chains, filled greedily."""
+    best = -math.inf
+    for count in (1, 2, 3):
+        for chosen in itertools.combinations(chains, count):
+            if len(frozenset().union(*(c.pools for c in chosen))) < sum(len(c.pools) for c in chosen):
+                continue
+            given = [0] * count
+            outs: list[int] = [0] * count
+            for _ in range(parts):
+                gains = []
+                for i, chain in enumerate(chosen):
+                    path = chain.sell(round(amount / parts * (given[i] + 1)))
+                    if path is not None:
+                        gains.append((path.amount_out - outs[i], i))
+                if not gains:
+                    break
+                gain, i = max(gains)
+                given[i], outs[i] = given[i] + 1, outs[i] + gain
+            else:
+                used = [(c, round(amount / parts * g)) for c, g in zip(chosen, given, strict=True) if g]
+                cost = gas_of([c for c, _ in used], [share for _, share in used]) * gas_value
+                best = max(best, sum(outs) - cost)
+    return best
+
+
+def test_a_path_must_earn_its_gas() -> None:
+    """With gas at a price, output less gas reaches that of every choice of up to three paths; and dearer gas never
+    means more paths."""
+    rng = random.Random(SEED + 1)
+    fewer = compared = 0
+    for _ in range(25):
+        pools = draw_pools(rng, 3, 1)
+        token_in, token_out = TOKENS[0], TOKENS[1]
+        depth = max(pool.depth(pool.token0 == token_in) for pool in pools if token_in == pool.token0)
+        amount = int(depth * 10 ** rng.uniform(-2, 0.7)) + 10**6
+        free = Router([Fixed(pools)], TOKENS[2:], native=token_out)
+        route = free.sell(token_in, token_out, amount)
+        if route is None:
+            continue
+        # The native token is the one bought, so gas costs its price: up to about a hundredth of the trade per hop.
+        price = max(1, int(route.amount_out * 10 ** rng.uniform(-5, -2) / 100_000))
+        dear = free.priced(price).sell(token_in, token_out, amount)
+        assert dear is not None
+        check_exact(pools, dear, amount, exact_out=False)
+        assert len(dear.paths) <= len(route.paths)
+        chains = list(Graph(pools, TOKENS[2:]).chains({p.address: p for p in pools}, token_in, token_out))
+        net, best = dear.amount_out - dear.gas * price, best_net(chains, amount, price, 40)
+        assert net >= best - 0.001 * route.amount_out
+        fewer += len(dear.paths) < len(route.paths)
+        compared += 1
+    assert compared >= 20
+    assert fewer >= 5
+
+
+def test_larger_trades_and_there_and_back() -> None:
+    """More sold brings more, and buying what a sale brought costs no more than was sold (to 2 in a million)."""
+    rng = random.Random(SEED + 2)
+    checked = 0
+    for _ in range(40):
+        pools = draw_pools(rng, 3, 2)
+        router = Router([Fixed(pools)], TOKENS[2:])
+        depth = max(pool.depth(True) for pool in pools if pool.token0 == TOKENS[0])
+        last = 0
+        for size in sorted(int(depth * 10 ** rng.uniform(-4, 0.5)) + 10**6 for _ in range(8)):
+            route = router.sell(TOKENS[0], TOKENS[1], size)
+            if route is None:
+                break
+            assert route.amount_out >= last * (1 - 2e-6)
+            last = route.amount_out
+            back = router.buy(TOKENS[0], TOKENS[1], route.amount_out)
+            assert back is not None
+            assert back.amount_in <= size * (1 + 2e-6) + 2
+            checked += 1
+    assert checked > 200
+
+
+def test_after_a_route_the_pools_are_where_it_left_them() -> None:
+    """Trading a route and then the rest brings no more than both at once, and only its own pools have moved."""
+    rng = random.Random(SEED + 3)
+    for _ in range(40):
+        pools = draw_pools(rng, 4, 0)  # over one hop: two routes may pair the pools of longer paths in two ways
+        router = Router([Fixed(pools)], TOKENS[2:])
+        size = max(pool.depth(True) for pool in pools if pool.token0 == TOKENS[0]) // 3 + 10**6
+        whole, first = router.sell(TOKENS[0], TOKENS[1], 2 * size), router.sell(TOKENS[0], TOKENS[1], size)
+        if whole is None or first is None:
+            continue
+        later = router.after(first)
+        second = later.sell(TOKENS[0], TOKENS[1], size)
+        assert second is not None
+        assert first.amount_out + second.amount_out <= whole.amount_out * (1 + 2e-6)
+        assert router.sell(TOKENS[0], TOKENS[1], size) == first
+        moved = {pool.address for pool in pools if later._pools[pool.address] is not pool}
+        assert moved == first.pools
+        untouched = first.pools and later.sell(TOKENS[0], TOKENS[1], size, first.pools)
+        assert not untouched or not untouched.pools & first.pools
