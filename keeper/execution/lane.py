@@ -83,7 +83,7 @@ class Lane:
             attempt = await self._ledger.intend(order, self.address, nonce)
             offer = Bid(order.gas_limit, order.max_fee, order.tip)
             tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
-            answer = combine(await self._client.send_raw(tx.raw))
+            answer = await self._deliver(attempt, tx, order.head)
             if answer.reception is Reception.ACCEPTED:
                 await self._ledger.sent(attempt.id, order.head.number)
             elif answer.reception.refused:
@@ -96,7 +96,7 @@ class Lane:
     async def rebroadcast(self, attempt: Attempt, head: Head) -> Answer:
         """Hand out the attempt's newest transaction again, byte for byte."""
         async with self._turn:
-            answer = combine(await self._client.send_raw(attempt.raw))
+            answer = await self._deliver(attempt, attempt.txs[-1], head)
             if answer.reception is Reception.ACCEPTED:
                 await self._ledger.sent(attempt.id, head.number)
             return answer
@@ -109,7 +109,7 @@ class Lane:
                 return None
             tx = await self._sign(attempt, TxKind.CANCEL, self.address, b"", offer)
             self._cancelled_at[attempt.id] = head.number
-            answer = combine(await self._client.send_raw(tx.raw))
+            answer = await self._deliver(attempt, tx, head)
             if answer.reception is Reception.ACCEPTED:
                 await self._ledger.sent(attempt.id, head.number)
             return answer
@@ -128,7 +128,7 @@ class Lane:
                 return None
             offer = Bid(order.gas_limit, order.max_fee, order.tip)
             tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
-            answer = combine(await self._client.send_raw(tx.raw))
+            answer = await self._deliver(attempt, tx, head)
             if answer.reception is Reception.ACCEPTED:
                 await self._ledger.sent(attempt.id, head.number)
             return answer
@@ -150,6 +150,10 @@ class Lane:
         last = attempt.sent_number
         if now or last is None or not 0 <= head.number - last < self.policy.rebroadcast_every:
             await self.rebroadcast(attempt, head)
+
+    async def _deliver(self, attempt: Attempt, tx: Signed, head: Head) -> Answer:
+        """Hand out what is signed; `head` is the newest block known."""
+        return combine(await self._client.send_raw(tx.raw))
 
     async def _sign(self, attempt: Attempt, kind: TxKind, to: Address, data: bytes, offer: Bid) -> Signed:
         unsigned = Unsigned(kind, attempt.nonce, to, data, offer.gas_limit, offer.max_fee, offer.tip)
