@@ -58,6 +58,7 @@ class Head:
     base_fee: int
     gas_used: int = 0
     gas_limit: int = 30_000_000
+    fee_recipient: Address | None = field(default=None, compare=False)  # who is paid for the block, where it was told
 
     def next_base_fee(self) -> int:
         """Base fee of the child block in wei, exact (EIP-1559, elasticity 2, denominator 8)."""
@@ -130,6 +131,39 @@ class Account:
     health_factor: int  # wad; MAX_UINT256 without debt
     collateral_value: int  # base currency
     debt_value: int  # base currency
+
+
+@dataclass(frozen=True, slots=True)
+class LiquidationSeen:
+    """A liquidation that happened, as the protocol's own event tells it. Prices are the book's when it saw the event.
+
+    Prices are base currency per whole token, `native_price` per whole wrapped native token; None where the book has
+    none, or where the event is older than its prices.
+    """
+
+    market: str
+    borrower: Address
+    liquidator: Address  # whom the protocol dealt with: usually a contract, not who signed
+    debt: Token
+    collateral: Token
+    repaid: int  # base units of debt
+    seized: int  # base units of collateral that the liquidator received: the protocol's fee is not in it
+    block_number: int
+    log_index: int
+    tx_hash: Hash
+    debt_price: int | None = None
+    collateral_price: int | None = None
+    native_price: int | None = None
+
+    @property
+    def gross(self) -> int | None:
+        """Value received less value repaid in wei, rounded down: before gas, slippage, loan fees and payments."""
+        if self.debt_price is None or self.collateral_price is None or not self.native_price:
+            return None
+        debt_unit: int = 10**self.debt.decimals
+        collateral_unit: int = 10**self.collateral.decimals
+        value = self.seized * self.collateral_price * debt_unit - self.repaid * self.debt_price * collateral_unit
+        return value * WAD // (debt_unit * collateral_unit * self.native_price)
 
 
 class SkipReason(StrEnum):

@@ -16,6 +16,7 @@ from keeper.model import (
     FlashOffer,
     Head,
     Hop,
+    LiquidationSeen,
     Log,
     Order,
     Plan,
@@ -195,6 +196,18 @@ class Book(Mirror, Protocol):
 
     def liquidation(self, pair: Pair, borrower: Address, repay: int) -> Liquidation:
         """The executor steps for one pair and amount."""
+
+    def near(self, timestamp: int, below: int, size: int, most: int) -> list[Account]:
+        """Healthy borrowers under the health factor `below` (wad) with at least `size` of debt (base currency).
+
+        At most `most` of them, the largest debts first.
+        """
+
+    def liquidation_watch(self) -> Watch:
+        """Where the protocol says that somebody was liquidated."""
+
+    def liquidations(self, logs: Sequence[Log]) -> tuple[LiquidationSeen, ...]:
+        """What those of `logs` that match `liquidation_watch` tell; raises BadData when one cannot be understood."""
 
     async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
         """Compare `sample` borrowers with the protocol's own view at `head`; a Skip names the first difference."""

@@ -50,7 +50,13 @@ def head(raw: Any, what: str = "a block header") -> Head:
         base_fee=quantity(raw["baseFeePerGas"], "a base fee") if raw.get("baseFeePerGas") is not None else 0,
         gas_used=quantity(raw.get("gasUsed"), "gas used"),
         gas_limit=quantity(raw.get("gasLimit"), "a gas limit"),
+        fee_recipient=_recipient(raw.get("miner")),
     )
+
+
+def _recipient(value: Any) -> Address | None:
+    """Only reports need it, so a node may leave it out."""
+    return Address(value.lower()) if isinstance(value, str) and len(value) == 42 else None
 
 
 def logs(raw: Any, watch: Watch, first: int, last: int, hashes: dict[int, Hash] | None = None) -> list[Log]:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from keeper.model import Account, Address, Head, Read, Skip, SkipReason, Token
+from keeper.model import (
+    WAD,
+    Account,
+    Address,
+    Head,
+    LiquidationSeen,
+    Log,
+    Read,
+    Skip,
+    SkipReason,
+    Token,
+    Watch,
+    address,
+)
 from keeper.ports import Alerter, Client, Liquidation, Pair, Position, Status
-from keeper.protocols.aave_v3 import checks
+from keeper.protocols.aave_v3 import checks, events
 from keeper.protocols.aave_v3.calls import liquidation_steps
 from keeper.protocols.aave_v3.health import Health, Valuation
 from keeper.protocols.aave_v3.market import POOL
@@ -121,6 +134,61 @@ class AaveV3Book(AaveV3Mirror):
         """Underlying that can leave a reserve at this head, base units; zero for an asset that is not listed."""
         number = self.market.by_asset.get(asset)
         return 0 if number is None else self._available.get(number, 0)
+
+    def near(self, timestamp: int, below: int, size: int, most: int) -> list[Account]:
+        if self._market is None or self._prices.nothing:
+            return []
+        valuation = self._valuation(timestamp)
+        factors = valuation.factors(self._ledger.emodes_seen)
+        debts = -self._ledger.balances(np.minimum(factors, 0.0))
+        # Health below `below` is weighted collateral below `below` times the debt: the screen with heavier debts.
+        sums = self._ledger.balances(np.where(factors < 0, factors * (below / WAD), factors))
+        chosen = np.flatnonzero((sums < valuation.screen_slack) & (debts >= size) & (debts > 0))
+        found: list[Account] = []
+        for user in chosen[np.argsort(-debts[chosen], kind="stable")]:
+            account = self.account(self._ledger.names[user], timestamp)
+            if account is not None and WAD <= account.health_factor < below and account.debt_value >= size:
+                found.append(account)
+                if len(found) == most:
+                    break
+        return found
+
+    def liquidation_watch(self) -> Watch:
+        if self._market is None:
+            return Watch(frozenset(), frozenset())
+        return Watch(frozenset({self._market.pool}), frozenset({events.LIQUIDATION}))
+
+    def liquidations(self, logs: Sequence[Log]) -> tuple[LiquidationSeen, ...]:
+        """`LiquidationCall` states the collateral without the protocol's fee (LiquidationLogic.executeLiquidationCall).
+
+        Prices are those of the assets themselves: an e-mode's own price source is not looked at.
+        """
+        return tuple(self._seen(log) for log in logs if log.topics[0] == events.LIQUIDATION)
+
+    def _seen(self, log: Log) -> LiquidationSeen:
+        told = POOL.parse("LiquidationCall", log)
+        debt, collateral = address(told["debtAsset"]), address(told["collateralAsset"])
+        prices = self._prices.values
+        return LiquidationSeen(
+            market=self.name,
+            borrower=address(told["user"]),
+            liquidator=address(told["liquidator"]),
+            debt=self._token(debt),
+            collateral=self._token(collateral),
+            repaid=told["debtToCover"],
+            seized=told["liquidatedCollateralAmount"],
+            block_number=log.block_number,
+            log_index=log.log_index,
+            tx_hash=log.tx_hash,
+            debt_price=prices.get(debt) or None,
+            collateral_price=prices.get(collateral) or None,
+            native_price=prices.get(self._native) or None if self._native is not None else None,
+        )
+
+    def _token(self, asset: Address) -> Token:
+        number = self.market.by_asset.get(asset)
+        # An asset that is no longer listed has no price either, so its decimals are not used.
+        return Token(asset, asset[:10], 0) if number is None else self.market.reserves[number].token
 
     async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
         if self._head is None or self._head.hash != head.hash or not self._synced:
