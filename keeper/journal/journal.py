@@ -117,6 +117,10 @@ class Journal:
         """Run a function of `keeper.journal.queries` on the running keeper's own connection."""
         return await self._run(lambda: query(self._db))
 
+    async def change(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
+        """Run a function of `keeper.journal.breakers` as one transaction; it is given the connection and Unix time."""
+        return await self._write(lambda at: work(self._db, at))
+
     async def _write(self, change: Callable[[int], T]) -> T:
         def transaction() -> T:
             self._db.execute("BEGIN IMMEDIATE")
