@@ -6,14 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import structlog
 
-from keeper.assembly import Assembly, assemble, open_signer
+from keeper.assembly import Assembly, assemble, open_signer, private_policy, private_relays
 from keeper.chain.client import NodeClient
 from keeper.chain.heads import Heads
 
@@ -24,6 +24,7 @@ from keeper.demo import perform
 from keeper.devchain.serve import serve
 from keeper.engine import Engine, Parts
 from keeper.errors import ConfigError
+from keeper.execution.bundles import PrivateLane
 from keeper.execution.deploy import deploy as deploy_executor
 from keeper.execution.lane import Lane, LanePolicy
 from keeper.execution.recover import recover
@@ -102,6 +103,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter) -> Engine:
         recorder=journal,
         observer=observer,
         clock=lambda: int(time.time()),
+        venues=parts.venues,
     )
     config = parts.config
     return Engine(
@@ -124,12 +126,18 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
     config = parts.config
     path = journal_path(config.data_dir, config.chain.id, parts.mode)
     journal = await Journal.open(path, config.chain.id, parts.mode)
-    try:
-        lane = None
+    open_ = AsyncExitStack()
+    open_.push_async_callback(journal.close)
+    async with open_:
+        lane: Lane | None = None
         if parts.mode == "live":
             assert parts.signer is not None
             policy = LanePolicy(max_fee=config.strategy.max_gas_price, min_tip=config.strategy.tip)
-            lane = Lane(parts.client, journal, parts.signer, policy)
+            if config.relays:
+                relays = await open_.enter_async_context(private_relays(config))
+                lane = PrivateLane(parts.client, journal, parts.signer, relays, policy, private_policy(config))
+            else:
+                lane = Lane(parts.client, journal, parts.signer, policy)
         tracker = Tracker(parts.client, journal, lane)
         found = await recover(journal, tracker, lane, await parts.client.head())
         log.info(
@@ -144,8 +152,6 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
             yield journal, DrySubmitter(parts.client, journal, parts.sender)
         else:
             yield journal, LiveSubmitter(journal, lane, tracker)
-    finally:
-        await journal.close()
 
 
 async def scan(config: Config, redactor: Redactor) -> ScanView:

@@ -21,9 +21,11 @@ from keeper.chain.follow import Follower
 from keeper.chain.rebuild import Progress
 from keeper.config import Config
 from keeper.errors import ConfigError
+from keeper.execution.bundles import PrivatePolicy
 from keeper.execution.executor import state_override
-from keeper.execution.fees import FeePolicy, FeeSource, FixedTip, PercentileTip, ShareTip
+from keeper.execution.fees import CoinbaseTip, FeePolicy, FeeSource, FixedTip, PercentileTip, ShareTip, Tip
 from keeper.execution.prove import ProofSettings, TransactionProver
+from keeper.execution.relays import Offer, Relays, RelaySpec, ReputationKey
 from keeper.execution.signer import LocalSigner, load_signer
 from keeper.execution.simulate import Simulator, funded
 from keeper.kinds import PROTOCOLS, VENUES, Surroundings, TradingVenue, check_words
@@ -159,13 +161,28 @@ async def open_signer(config: Config) -> LocalSigner:
     )
 
 
+def private_relays(config: Config) -> Relays:
+    """The configured relays, not opened yet. Raises ConfigError when the signing key is none."""
+    table = config.private
+    if table.signing_key is None:
+        log.warning("relay_key_random", hint="set private.signing_key: relays give a known key a better place")
+    specs = [RelaySpec(name, r.url, Offer(r.offer), r.simulate) for name, r in config.relays.items()]
+    return Relays(specs, ReputationKey(table.signing_key), timeout=table.timeout)
+
+
+def private_policy(config: Config) -> PrivatePolicy:
+    """For how long relays are asked: not beyond the executor's own deadline."""
+    return PrivatePolicy(blocks=config.strategy.inclusion_slack + 1, public_after=config.private.public_after)
+
+
 def fee_policy(config: Config) -> FeePolicy:
     """The strategy's tip and fee limits."""
     table = config.strategy
-    tips: dict[str, FixedTip | PercentileTip | ShareTip] = {
+    tips: dict[str, Tip] = {
         "fixed": FixedTip(),
         "percentile": PercentileTip(table.tip_percentile),
         "share": ShareTip(table.tip_share_bps),
+        "coinbase": CoinbaseTip(table.tip_share_bps),
     }
     return FeePolicy(
         tip=tips[table.tip_policy],

@@ -21,11 +21,12 @@ from keeper.errors import ConfigError
 ENV_PREFIX = "KEEPER__"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _WHOLE_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
-_ENV_ONLY = {"signer.password", "signer.private_key"}
+_ENV_ONLY = {"signer.password", "signer.private_key", "private.signing_key"}
 _FROM_FILE = {
     "chain.endpoints_file": "chain.endpoints",
     "signer.password_file": "signer.password",
     "signer.private_key_file": "signer.private_key",
+    "private.signing_key_file": "private.signing_key",
 }
 _PATHS = {"data.dir", "signer.keystore", *_FROM_FILE}
 
@@ -260,6 +261,6 @@ def _suggestion(loc: Key) -> str:
     for name, field in Config.model_fields.items():
         other = section_model(field.annotation)
         if other is not None and (near := get_close_matches(wrong, other.model_fields, n=1, cutoff=0.85)):
-            middle = ".<name>" if name in ("markets", "venues") else ""
+            middle = ".<name>" if name in ("markets", "venues", "relays") else ""
             return f"; did you mean {name}{middle}.{near[0]}?"
     return f"; known here: {', '.join(section.model_fields)}"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from keeper import model
-from keeper.config.values import Address, Addresses, Bps, File, Hidden, Port, Seconds, Urls, Wei, Whole, Word
+from keeper.config.values import Address, Addresses, Bps, File, Hidden, Port, Seconds, Url, Urls, Wei, Whole, Word
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$")]
 
@@ -139,14 +139,15 @@ class Strategy(Section):
     profit_sanity_bps: Bps = Field(
         20_000, gt=0, description="Most a plan may earn, as a share of bonus x debt; more is a broken price, not luck."
     )
-    tip_policy: Literal["fixed", "percentile", "share"] = Field(
+    tip_policy: Literal["fixed", "percentile", "share", "coinbase"] = Field(
         "percentile",
-        description="Priority fee: `fixed` tip, `percentile` of recent blocks' tips, or `share` of the simulated gain.",
+        description="`fixed` tip, `percentile` of recent blocks' tips, `share` of the simulated gain, or the least tip "
+        "and a share of the gain paid by the executor to the `coinbase` (needs relays).",
     )
     tip: Wei = Field(10**9, description="Priority fee per gas with `fixed`; the least one with the other policies.")
     max_tip: Wei = Field(50 * 10**9, description="Most priority fee per gas, whatever the policy.")
     tip_percentile: Whole = Field(60, le=100, description="Percentile of recent tips with `percentile`.")
-    tip_share_bps: Bps = Field(2_000, le=10_000, description="Share of the simulated gain offered as tip with `share`.")
+    tip_share_bps: Bps = Field(2_000, le=10_000, description="Share of the gain offered with `share` or `coinbase`.")
     max_fee_share_bps: Bps = Field(5_000, le=10_000, description="Most of the simulated gain that may be spent on gas.")
     max_slippage_bps: Bps = Field(
         100, le=10_000, description="Most of the planned gain that may be lost until inclusion, enforced on chain."
@@ -155,6 +156,34 @@ class Strategy(Section):
         3, description="Blocks an attempt may land late and still have enough budget for interest."
     )
     cooldown: Seconds = Field(60.0, description="A borrower is left alone this long after a failed attempt.")
+
+
+class Relay(Section):
+    """A private relay or builder. As soon as one is configured, liquidations go to relays only."""
+
+    url: Url = Field(description="Where it takes JSON-RPC: http(s)://. Shown masked.")
+    offer: Literal["bundle", "transaction", "mev_share"] = Field(
+        "bundle",
+        description="What it takes: `bundle` (eth_sendBundle), `transaction` (eth_sendPrivateTransaction) or "
+        "`mev_share` (mev_sendBundle).",
+    )
+    simulate: bool = Field(
+        default=False,
+        description="Ask it to simulate first (eth_callBundle, where offered) and keep back what fails there.",
+    )
+
+
+class Private(Section):
+    """What all relays share."""
+
+    signing_key: Hidden | None = Field(
+        None, description="Key that signs requests, for reputation only (environment only); unset: random per start."
+    )
+    signing_key_file: File | None = Field(None, description="File with the signing key, instead of `signing_key`.")
+    timeout: Seconds = Field(2.0, gt=0, description="A relay that has not answered by then is not waited for.")
+    public_after: Whole | None = Field(
+        None, gt=0, description="Blocks after which what no relay included is sent in public too; unset: never."
+    )
 
 
 class Audit(Section):
@@ -189,8 +218,19 @@ class Config(Section):
     executor: Executor = Field(default_factory=lambda: Executor.model_validate({}))
     signer: Signer = Field(default_factory=lambda: Signer.model_validate({}))
     strategy: Strategy = Field(default_factory=lambda: Strategy.model_validate({}))
+    relays: dict[Name, Relay] = Field(default_factory=dict, description="One table per private relay or builder.")
+    private: Private = Field(default_factory=lambda: Private.model_validate({}))
     audit: Audit = Field(default_factory=lambda: Audit.model_validate({}))
     ops: Ops = Field(default_factory=lambda: Ops.model_validate({}))
+
+    @model_validator(mode="after")
+    def _coinbase_is_for_relays(self) -> Self:
+        table = self.strategy
+        if table.tip_policy == "coinbase" and not self.relays:
+            raise ValueError('strategy.tip_policy = "coinbase" needs a relay: add a [relays.<name>] table')
+        if table.tip_policy == "coinbase" and table.tip_share_bps >= table.max_fee_share_bps:
+            raise ValueError("strategy.tip_share_bps leaves nothing of strategy.max_fee_share_bps for gas: lower it")
+        return self
 
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
@@ -206,7 +246,7 @@ class Config(Section):
     def secrets(self) -> tuple[str, ...]:
         """Every string that must never be shown, for the log's redaction. Not for anything else."""
         found: list[str] = []
-        for endpoint in self.chain.endpoints:
+        for endpoint in (*self.chain.endpoints, *(relay.url for relay in self.relays.values())):
             if endpoint.kind == "ipc":
                 continue
             parts = urlsplit(endpoint.reveal())
@@ -216,5 +256,9 @@ class Config(Section):
             found += [parts.password or "", *(piece for piece in pieces if len(piece) >= 8)]
             if str(endpoint) != endpoint.reveal().rstrip("/"):
                 found.append(endpoint.reveal())
-        found += [secret.reveal() for secret in (self.signer.password, self.signer.private_key) if secret is not None]
+        found += [
+            secret.reveal()
+            for secret in (self.signer.password, self.signer.private_key, self.private.signing_key)
+            if secret is not None
+        ]
         return tuple(dict.fromkeys(text for text in found if text))

@@ -34,6 +34,16 @@ class ShareTip:
 
 
 @dataclass(frozen=True, slots=True)
+class CoinbaseTip:
+    """Beside the least tip, the executor pays this share of what it gains to the block's producer, if it succeeds."""
+
+    share_bps: int = 2_000
+
+
+Tip = FixedTip | PercentileTip | ShareTip | CoinbaseTip
+
+
+@dataclass(frozen=True, slots=True)
 class FeePolicy:
     """Fees in wei per gas.
 
@@ -41,12 +51,17 @@ class FeePolicy:
     full blocks in a row after which the transaction can still be included, unless that share does not allow it.
     """
 
-    tip: FixedTip | PercentileTip | ShareTip
+    tip: Tip
     min_tip: int
     max_tip: int
     max_fee: int
     spend_share_bps: int = 5_000
     headroom_blocks: int = 4
+
+    @property
+    def coinbase_bps(self) -> int:
+        """The share of the measured gain that the executor pays to the block's producer."""
+        return self.tip.share_bps if isinstance(self.tip, CoinbaseTip) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +132,13 @@ def highest_base_fee(base_fee: int, blocks: int) -> int:
 def bid(policy: FeePolicy, quote: FeeQuote, gain: int, gas_used: int) -> Bid | None:
     """The fee fields for a simulated gain of `gain` wei, or None when the allowed share cannot pay the base fee.
 
-    Whatever happens, `Bid.most` ≤ `gain` × `spend_share_bps` / 10 000: a fee that leaves room for a rising base fee is
-    cut down to that, and then waits instead of costing more.
+    Whatever happens, `Bid.most` ≤ `spendable`, without a coinbase payment `gain` × `spend_share_bps` / 10 000: a fee
+    that leaves room for a rising base fee is cut down to that, and then waits instead of costing more.
     """
     gas_limit = gas_limit_up(gas_used)
     if gain <= 0 or gas_limit <= 0:
         return None
-    affordable = min(gain * policy.spend_share_bps // BPS // gas_limit, policy.max_fee)
+    affordable = min(spendable(policy, gain) // gas_limit, policy.max_fee)
     if affordable <= quote.base_fee:
         return None
     tip = quote.tip
@@ -132,6 +147,18 @@ def bid(policy: FeePolicy, quote: FeeQuote, gain: int, gas_used: int) -> Bid | N
         tip = min(max(after_base * policy.tip.share_bps // BPS // gas_used, policy.min_tip), policy.max_tip)
     max_fee = min(highest_base_fee(quote.base_fee, policy.headroom_blocks) + tip, affordable)
     return Bid(gas_limit, max_fee, min(tip, max_fee - quote.base_fee))
+
+
+def spendable(policy: FeePolicy, gain: int) -> int:
+    """Most wei for gas. `gain` is what is left after the coinbase payment, which counts as spent.
+
+    ``Executor._settle`` pays floor(measured × bps / 10 000); the measured gain is at least what is computed here.
+    """
+    share = policy.coinbase_bps
+    if share >= BPS:
+        return 0
+    measured = gain * BPS // (BPS - share)
+    return max(measured * policy.spend_share_bps // BPS - (measured - gain), 0)
 
 
 def paid(quote: FeeQuote, offer: Bid) -> FeeQuote:

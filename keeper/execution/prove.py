@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from keeper.execution.compose import compose
 from keeper.execution.executor import Settlement, encode_execute
-from keeper.execution.fees import BPS, Bid, FeePolicy, bid, highest_base_fee, paid
+from keeper.execution.fees import BPS, Bid, FeePolicy, bid, highest_base_fee, paid, spendable
 from keeper.execution.simulate import Simulator, Trial
 from keeper.execution.submit import new_attempt_id
 from keeper.model import Address, FeeQuote, Head, Order, Plan, Route, Simulation, Skip, SkipReason
@@ -65,15 +65,21 @@ class TransactionProver:
 
         It travels in the calldata, so it holds against whatever happens between simulation and inclusion.
         """
-        slipped = plan.gain - plan.gain * self._settings.slippage_bps // BPS
+        kept = plan.gain - plan.gain * self._coinbase_bps(plan) // BPS  # the contract's floor is after its payment
+        slipped = kept - kept * self._settings.slippage_bps // BPS
         return max(slipped, plan.cost + self._settings.min_net)
 
     def _calldata(self, plan: Plan, liquidation: Liquidation, key: str) -> bytes:
         settings = self._settings
         program = compose(plan, liquidation, self._venues, self._sources, settings.executor)
         deadline = plan.head.timestamp + settings.block_time + settings.lateness
-        settlement = Settlement(bytes.fromhex(key[2:]), self.floor(plan), settings.wrapped_native, deadline)
+        settlement = Settlement(
+            bytes.fromhex(key[2:]), self.floor(plan), settings.wrapped_native, deadline, self._coinbase_bps(plan)
+        )
         return encode_execute(program, settlement)
+
+    def _coinbase_bps(self, plan: Plan) -> int:
+        return self._policy.coinbase_bps if plan.profit_token == self._settings.wrapped_native else 0
 
     @staticmethod
     def _trial(plan: Plan, data: bytes, fees: FeeQuote) -> Trial:
@@ -89,7 +95,7 @@ class TransactionProver:
             return Proof(plan, ran, skip=Skip(kind, f"the simulation at block {head.number} failed: {reason}", numbers))
         offer = bid(self._policy, fees, ran.gain, ran.gas_used)
         if offer is None:
-            most = ran.gain * self._policy.spend_share_bps // BPS
+            most = spendable(self._policy, ran.gain)
             numbers = {"gain": ran.gain, "gas_used": ran.gas_used, "base_fee": fees.base_fee, "most": most}
             text = "the share of the simulated gain that may be spent does not pay the base fee"
             return Proof(plan, ran, skip=Skip(SkipReason.SIMULATION_SHORT, text, numbers))

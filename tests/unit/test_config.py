@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from keeper.config import Config, Endpoint, format_seconds, format_wei, load, parse_seconds, parse_wei
-from keeper.config.schema import Market, Section, Venue
+from keeper.config.schema import Market, Relay, Section, Venue
 from keeper.errors import ConfigError
 
 pytestmark = pytest.mark.unit
@@ -184,7 +184,7 @@ def test_all_errors_at_once(tmp_path: Path) -> None:
         "strategy.profit_floor: needs a unit, because a bare number could be wei, gwei or ether",
         "strategy.max_gas_price: needs a unit",
         "strategy.max_exposure: must be an amount in wei, gwei or ether",
-        "strategy.tip_policy: must be 'fixed', 'percentile' or 'share'",
+        "strategy.tip_policy: must be 'fixed', 'percentile', 'share' or 'coinbase'",
         "strategy.max_oracle_gap_bps: must be whole basis points (100 is 1 %)",
         "strategy.cooldown: must be a duration",
         "ops.http_port: must be at most 65535",
@@ -303,14 +303,17 @@ def test_wrong_endpoints(url: str) -> None:
         Endpoint(url)
 
 
+TABLES: dict[str, type[Section]] = {"markets": Market, "venues": Venue, "relays": Relay}
+
+
 def keys(schema: type[BaseModel], prefix: str = "") -> set[str]:
     found: set[str] = set()
     for name, field in schema.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
             found |= keys(inner, f"{name}.")
-        elif name in ("markets", "venues"):
-            found |= {f"{name}.{key}" for key in (Market if name == "markets" else Venue).model_fields}
+        elif name in TABLES:
+            found |= {f"{name}.{key}" for key in TABLES[name].model_fields}
         else:
             found.add(prefix + name)
     return found
@@ -320,16 +323,20 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
     """config/example.toml is complete, valid, and every commented value is the default."""
     text = (CONFIG / "example.toml").read_text()
     plain = load(CONFIG / "example.toml", RPC)
-    written = tomllib.loads(re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE))
+    written = tomllib.loads(re.sub(r"^#(\w+ = |\[)", r"\1", text, flags=re.MULTILINE))
     named = {
         f"{section}.{key}"
         for section, table in written.items()
-        for key in (table if section not in ("markets", "venues") else set().union(*table.values()))
+        for key in (table if section not in TABLES else set().union(*table.values()))
     }
-    assert named == keys(Config) - {"signer.password", "signer.private_key"}
+    assert named == keys(Config) - {"signer.password", "signer.private_key", "private.signing_key"}
     filled = tmp_path / "example.toml"
-    lines = re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE).splitlines()
-    placeholders = ("endpoints_file", "address ", "keystore", "password_file", "private_key_file")
+    off = re.sub(r"^#\[.*?\n\n", "", text, flags=re.MULTILINE | re.DOTALL)  # whole tables that are off by default
+    lines = re.sub(r"^#(\w+ = )", r"\1", off, flags=re.MULTILINE).splitlines()
+    placeholders = (
+        "endpoints_file", "address ", "keystore", "password_file", "private_key_file", "signing_key_file",
+        "public_after",
+    )  # fmt: skip
     filled.write_text("\n".join(line for line in lines if not line.startswith(placeholders)))
     assert load(filled, RPC).model_dump() == plain.model_dump()
 
@@ -354,5 +361,6 @@ def test_every_key_has_help() -> None:
             else:
                 assert field.description or schema is Config, f"{schema.__name__}.{name}"
 
-    for section in (Config, Market, Venue):
+    walk(Config)
+    for section in TABLES.values():
         walk(section)
