@@ -54,6 +54,10 @@ _SIGNATURES = [
     *_OWN,
     *(signature for group in _FOREIGN for signature in (*group.get("texts", {}).values(), *group["signatures"])),
 ]
+# Error name, or text reverted with, to the class of failure it is a sign of.
+CLASSES: dict[str, str] = {
+    name: kind for group in _FOREIGN for kind, names in group.get("classes", {}).items() for name in names
+}
 _STEP_FAILED = _selector("StepFailed(uint256,bytes)")
 _TOKEN_REFUSED = _selector("TokenRefused(address,bytes)")
 _KNOWN = {

@@ -1,31 +1,53 @@
-"""Positions left alone for a while after an attempt that failed, until their health worsens."""
+"""Positions left alone after an attempt that failed, by what the failure asks for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keeper.model import Address, AttemptState, Verdict
+from keeper.strategy.failures import Classify, Failure, classifier
 
-_FAILED = (AttemptState.REVERTED, AttemptState.DROPPED, AttemptState.CANCELLED)
 _Key = tuple[str, Address]  # market, borrower
+
+# Interest alone moves a health factor by far less than this in the hours a position may wait; a price moves it by more.
+WORSE_BPS = 1
+BPS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a position is left alone. `until` in Unix seconds; None: until its health worsens or a person has looked."""
+
+    until: int | None
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    until: int  # Unix seconds
+    until: int | None
+    why: str
     health_factor: int  # wad, when the failed attempt was planned
 
 
 class Cooldowns:
     """A cooldown starts with an outcome, never with an attempt, and ends early when the position is worse than it was.
 
-    Only the running process remembers: after a restart the journal's open attempts still bar their positions.
+    - lost race: none;
+    - not liquidatable yet: until its health worsens;
+    - no liquidity, dropped, cancelled: `seconds`, or until its health worsens;
+    - bug: quarantine until `release`, whatever its health does.
+
+    Only quarantines are given back after a restart (by the journal): the journal's open attempts bar their positions.
     """
 
-    def __init__(self, seconds: int) -> None:
+    def __init__(self, seconds: int, classify: Classify | None = None) -> None:
+        """Without `classify` only the executor's own errors are told apart."""
         self._seconds = seconds
+        self._classify = classify or classifier({})
         self._sent: dict[str, tuple[_Key, int]] = {}
         self._pauses: dict[_Key, _Pause] = {}
+        self._quarantined: dict[_Key, str] = {}
 
     def sent(self, attempt_id: str, market: str, borrower: Address, health_factor: int) -> None:
         """An attempt has gone out for a position of this health."""
@@ -37,14 +59,54 @@ class Cooldowns:
         if known is None:
             return
         key, health_factor = known
-        if verdict.state in _FAILED:
-            self._pauses[key] = _Pause(now + self._seconds, health_factor)
-        else:
+        pause = self._after(verdict, now, health_factor)
+        if pause is None:
             self._pauses.pop(key, None)
+        else:
+            self._pauses[key] = pause
         if verdict.closed:
             del self._sent[verdict.attempt_id]
 
-    def until(self, market: str, borrower: Address, health_factor: int) -> int | None:
-        """When the position may be tried again, Unix seconds; None when nothing holds it back."""
-        pause = self._pauses.get((market, borrower))
-        return None if pause is None or health_factor < pause.health_factor else pause.until
+    def failure(self, verdict: Verdict) -> Failure | None:
+        """The class of a reverted attempt; None for any other end."""
+        if verdict.state is not AttemptState.REVERTED:
+            return None
+        revert = verdict.outcome.revert if verdict.outcome is not None else None
+        return self._classify(revert or verdict.detail)
+
+    def quarantine(self, market: str, borrower: Address, why: str) -> None:
+        """Leave a position alone until `release`."""
+        self._quarantined[market, borrower] = why
+
+    def release(self, borrowers: Iterable[Address] | None = None) -> list[_Key]:
+        """Lift the quarantine of these borrowers in every market, None: of all; what was lifted."""
+        wanted = None if borrowers is None else set(borrowers)
+        lifted = [key for key in self._quarantined if wanted is None or key[1] in wanted]
+        for key in lifted:
+            del self._quarantined[key]
+            self._pauses.pop(key, None)
+        return lifted
+
+    def hold(self, market: str, borrower: Address, health_factor: int) -> Hold | None:
+        """What keeps a position of this health from being tried; None when nothing does."""
+        key = (market, borrower)
+        if (why := self._quarantined.get(key)) is not None:
+            return Hold(None, f"quarantined until `keeper resume`: {why}")
+        pause = self._pauses.get(key)
+        if pause is None or health_factor * BPS < pause.health_factor * (BPS - WORSE_BPS):
+            return None
+        return Hold(pause.until, pause.why)
+
+    def _after(self, verdict: Verdict, now: int, health_factor: int) -> _Pause | None:
+        until = now + self._seconds
+        if verdict.state in (AttemptState.DROPPED, AttemptState.CANCELLED):
+            return _Pause(until, f"the last attempt was {verdict.state}", health_factor)
+        failure = self.failure(verdict)
+        if failure is None or failure is Failure.LOST_RACE:
+            return None
+        if failure is Failure.NOT_LIQUIDATABLE:
+            return _Pause(
+                None, "it was not liquidatable when last tried: waiting for its health to worsen", health_factor
+            )
+        # A bug is a cooldown too, should nobody write down the quarantine.
+        return _Pause(until, f"the last attempt reverted ({failure})", health_factor)

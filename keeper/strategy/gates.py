@@ -37,6 +37,7 @@ class GateContext:
     paused: bool = False  # by the operator
     in_flight: bool = False  # an attempt on this borrower has not ended
     cooldown_until: int | None = None  # Unix seconds; None: no cooldown
+    held: str = ""  # why the position is left alone without an end in time
     breaker: str | None = None  # why the breaker is open; None: closed
 
 
@@ -172,8 +173,8 @@ def _prices(plan: Plan, position: Position) -> dict[Address, int]:
 def _cooldown(context: GateContext) -> GateResult:
     until = context.cooldown_until
     left = 0 if until is None else max(until - context.now, 0)
-    detail = f"{left} s of cooldown after a failed attempt are left" if left else "no cooldown"
-    return GateResult("cooldown", not left, detail, {"seconds_left": left}, SkipReason.COOLDOWN)
+    detail = f"{left} s of cooldown after a failed attempt are left" if left else context.held or "no cooldown"
+    return GateResult("cooldown", not left and not context.held, detail, {"seconds_left": left}, SkipReason.COOLDOWN)
 
 
 def _flag(name: str, reason: SkipReason, closed: bool, why: str) -> GateResult:

@@ -27,6 +27,11 @@ class Opportunity:
         closed = first_closed(self.gates)
         return closed.skip() if closed is not None else self.choice.skip
 
+    @property
+    def repaid_value(self) -> int:
+        """The debt the plan repays, valued in wei of the native token, rounded up; 0 without a plan."""
+        return next((gate.numbers.get("repaid", 0) for gate in self.gates if gate.name == "exposure"), 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Appraiser:
@@ -47,13 +52,18 @@ class Appraiser:
         now: int,
         in_flight: bool,
         paused: bool = False,
+        breaker: str | None = None,
         thorough: bool = False,
     ) -> Opportunity:
-        """One position: its plan and every gate. `now` in Unix seconds; `thorough` works out every candidate."""
+        """One position: its plan and every gate. `now` in Unix seconds; `thorough` works out every candidate.
+
+        `breaker` says why sending is stopped, None that it is not.
+        """
         choice = self.planner.plan(position, quoter, self.sources, fees, thorough=thorough)
         if choice.plan is None or choice.pair is None:
             return Opportunity(position, choice)
         account = position.account
+        hold = self.cooldowns.hold(book.name, account.borrower, account.health_factor)
         context = GateContext(
             now=now,
             market_trusted=book.status.trusted or book.read_only,
@@ -61,7 +71,9 @@ class Appraiser:
             read_only=book.read_only,
             paused=paused,
             in_flight=in_flight,
-            cooldown_until=self.cooldowns.until(book.name, account.borrower, account.health_factor),
+            cooldown_until=hold.until if hold is not None else None,
+            held=hold.why if hold is not None and hold.until is None else "",
+            breaker=breaker,
         )
         gates = self.gates.evaluate(choice.plan, position, quoter, context)
         return Opportunity(position, choice, gates, book.liquidation(choice.pair, account.borrower, choice.plan.repay))
