@@ -192,6 +192,15 @@ class SkipReason(StrEnum):
     SUPERSEDED = "superseded"  # another plan of this pass took the liquidity or the key
 
 
+class MissReason(StrEnum):
+    """Why somebody else liquidated a position, where no `SkipReason` of ours says it."""
+
+    LOST_RACE = "lost_race"  # an attempt of ours was out for it
+    DRY_RUN = "dry_run"  # it would have been sent
+    NOT_SEEN = "not_seen"  # it became liquidatable and was taken between two blocks we looked at
+    NOT_WATCHING = "not_watching"  # no pass had been made: starting, or down
+
+
 @dataclass(frozen=True, slots=True)
 class Skip:
     """A position left alone, with the numbers that decided it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from keeper.errors import ConfigError, Halt
-from keeper.journal import attempts, file
+from keeper.journal import attempts, file, rivals
 from keeper.journal.decisions import Decisions
 from keeper.model import Address, Attempt, Decision, Head, Order, Signed, Verdict
 
@@ -112,6 +112,18 @@ class Journal:
     async def unsettled(self) -> list[Attempt]:
         """Attempts not closed yet, by signer and nonce."""
         return await self.ask(attempts.unsettled)
+
+    async def record_liquidations(self, rows: Sequence[rivals.Liquidation]) -> list[rivals.Liquidation]:
+        """Keep who liquidated whom; returns the rows that were new, with ours recognised."""
+        return await self._write(lambda at: rivals.insert(self._db, rows, at))
+
+    async def undo_liquidations(self, number: int) -> None:
+        """Forget liquidations above block `number`, which were reorganised away."""
+        await self._write(lambda at: rivals.undo(self._db, number))
+
+    async def attempt_hashes(self, attempt_ids: Sequence[str]) -> dict[str, set[str]]:
+        """Hashes of the transactions signed for attempts."""
+        return await self.ask(lambda db: rivals.hashes(db, attempt_ids))
 
     async def ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function of `keeper.journal.queries` on the running keeper's own connection."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from keeper.errors import ConfigError
 from keeper.journal import file
+from keeper.journal.rivals import Competition, competition
 
 T = TypeVar("T")
 
@@ -132,6 +133,7 @@ class Summary:
     dry_net: int  # predicted by attempts a dry run did not send
     gain_error: Errors  # wei
     gas_error: Errors  # units
+    competition: Competition = field(default_factory=Competition)
 
     def json(self) -> dict[str, Any]:
         """All fields by name; amounts as decimal strings."""
@@ -140,6 +142,7 @@ class Summary:
             asdict(self)
             | {name: str(getattr(self, name)) for name in amounts}
             | {"gain_error": self.gain_error.json(), "gas_error": self.gas_error.json()}
+            | {"competition": self.competition.json()}
         )
 
 
@@ -214,6 +217,7 @@ def summary(db: sqlite3.Connection, since: Since = Since()) -> Summary:
         dry_net=sum(row.predicted_net for row in found) if meta["mode"] == "dry" else 0,
         gain_error=_errors([(row.gain or 0) - row.predicted_gain for row in mined]),
         gas_error=_errors([(row.gas_used or 0) - row.predicted_gas for row in mined]),
+        competition=competition(db, since.block, since.at),
     )
 
 

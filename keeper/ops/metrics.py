@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from keeper.chain.connection import Stats
-from keeper.model import WAD, Head, SkipReason
+from keeper.model import WAD, Head, MissReason, SkipReason
 
 STAGES = ("pass",)
 CYCLE_RESULTS = ("ok", "error", "stale")
@@ -111,7 +111,7 @@ class Metrics:
             (self.gate_open, gates),
             (self.breaker_open, breakers),
             (self.rpc_active, providers),
-            (self.missed, SkipReason),
+            (self.missed, (*SkipReason, *MissReason)),
             (self.alerts, ("warning", "severe")),
         ):
             for value in values:
