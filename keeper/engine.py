@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from keeper import ports
 from keeper.errors import BadData, KeeperError, Transient
 from keeper.model import Decision, FeeQuote, Head, Skip, SkipReason, Verdict
 from keeper.ports import Book, Client, Fees, Following, Position, Proof, Prover, Quoter, Recorder, Submitter, Synced
@@ -47,6 +48,7 @@ class Parts:
     recorder: Recorder
     observer: Observer
     clock: Callable[[], int]  # Unix seconds
+    venues: Sequence[ports.Audited] = ()  # whose pools are audited like the books
 
 
 class Engine:
@@ -122,13 +124,14 @@ class Engine:
         self._passes += 1
         if self._passes % self._audit_every:
             return
-        for book in self.parts.books:
-            if book.name in synced.behind:
+        mirrors: tuple[ports.Audited, ...] = (*self.parts.books, *self.parts.venues)
+        for mirror in mirrors:
+            if mirror.name in synced.behind:
                 continue
-            difference = await book.audit(self.parts.client, synced.head, self._audit_sample)
-            self.parts.observer.audited(book.name, difference)
+            difference = await mirror.audit(self.parts.client, synced.head, self._audit_sample)
+            self.parts.observer.audited(mirror.name, difference)
             if difference is not None:
-                self.parts.follower.distrust(book.name, difference.detail)
+                self.parts.follower.distrust(mirror.name, difference.detail)
 
     async def _prove(
         self, found: Sequence[Opportunity], head: Head, fees: FeeQuote

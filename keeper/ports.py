@@ -213,6 +213,15 @@ class Book(Mirror, Protocol):
         """Compare `sample` borrowers with the protocol's own view at `head`; a Skip names the first difference."""
 
 
+class Audited(Protocol):
+    """A mirror that can be compared with what it mirrors."""
+
+    name: str
+
+    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
+        """Compare `sample` entries with the chain's own view at `head`; a Skip names the first difference."""
+
+
 class Venue(Mirror, Protocol):
     """An AMM: it quotes exactly from local state and knows how to be traded with."""
 
