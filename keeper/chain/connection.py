@@ -133,6 +133,7 @@ class Connection:
                 results = self._results(exchange.reply, len(calls))
                 answered = True
             except TimeoutError as error:
+                await self._drop_if_deaf(started)
                 raise Unanswered(
                     f"{self.label} did not answer {calls[0][0]} within {within or self._timeout:g} s"
                 ) from error
@@ -200,6 +201,12 @@ class Connection:
                 f"{self.label} is on chain {found}, but chain {self._chain_id} is configured: "
                 "correct the endpoint or the chain id"
             )
+
+    async def _drop_if_deaf(self, since: float) -> None:
+        """Give up a socket from which nothing at all has come since: its other end may have died without a word."""
+        provider = self._provider
+        if provider is not None and not isinstance(provider, Http) and provider.heard_at < since:
+            await self._drop()
 
     async def _drop(self) -> None:
         provider, self._provider = self._provider, None

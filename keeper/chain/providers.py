@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -71,6 +72,7 @@ class _Futures(PersistentConnectionProvider):
         self._batches: dict[int, int] = {}  # any id of a batch → its first id
         self._subscribing: dict[int, Notify] = {}
         self._subscribers: dict[str, Notify] = {}
+        self.heard_at = 0.0  # monotonic; when the last message came
 
     # -- the parts of web3's provider that are replaced
 
@@ -108,6 +110,7 @@ class _Futures(PersistentConnectionProvider):
         try:
             while True:
                 raw = await self.read_message()
+                self.heard_at = time.monotonic()
                 self._dispatch(orjson.loads(raw), len(raw))
         except (WebSocketException, OSError, ValueError) as caught:
             error = caught  # told to everybody who waits, in the place where they can act on it
