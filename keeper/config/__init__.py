@@ -3,6 +3,7 @@
 from keeper.config.load import ENV_PREFIX, load
 from keeper.config.schema import (
     Audit,
+    Breakers,
     Chain,
     Config,
     Data,
@@ -21,6 +22,7 @@ __all__ = [
     "ENV_PREFIX",
     "MASK",
     "Audit",
+    "Breakers",
     "Chain",
     "Config",
     "Data",

@@ -193,6 +193,61 @@ class Audit(Section):
     sample: Whole = Field(20, gt=0, description="Borrowers compared in each audit.")
 
 
+class Breakers(Section):
+    """When to stop sending altogether. A value exactly at its limit passes; every "day" is the last 24 hours.
+
+    An open breaker stops all sending until `keeper resume`; those whose help says so close by themselves. What was sent
+    already is still looked after. A dry run spends nothing, so there only exposure, audit, head age, endpoints and RPC
+    errors can open one.
+    """
+
+    loss_per_day: Wei = Field(5 * 10**17, description="Most that attempts may lose a day; gains do not pay for losses.")
+    gas_per_day: Wei = Field(10**18, description="Most that settled attempts may spend on gas a day.")
+    reverts_lost_race: Whole = Field(
+        20, gt=0, description="So many reverts a day because somebody was faster, without a success in between."
+    )
+    reverts_not_liquidatable: Whole = Field(
+        10, gt=0, description="The same of positions that could not be liquidated (yet)."
+    )
+    reverts_no_liquidity: Whole = Field(10, gt=0, description="The same of pools or lenders that gave too little.")
+    reverts_bug: Whole = Field(
+        3, gt=0, description="The same of reverts nobody can explain; each also quarantines its position."
+    )
+    prediction_error_bps: Bps = Field(
+        500, description="Most a mined attempt may earn more or less than its simulation said."
+    )
+    prediction_attempts: Whole = Field(3, gt=0, description="So many such attempts in a row open the breaker.")
+    balance_attempts: Whole = Field(
+        5, description="The signer must hold the gas of so many attempts at the current price. Closes by itself."
+    )
+    attempt_gas: Whole = Field(
+        1_000_000, gt=0, description="Gas of one attempt, for the check of the signer's balance."
+    )
+    max_head_age: Seconds = Field(300.0, gt=0, description="The newest block may be so old. Closes by itself.")
+    max_height_gap: Whole = Field(
+        10, description="Endpoints with a fresh head may be so many blocks apart. Closes by itself."
+    )
+    agree_depth: Whole = Field(
+        2, description="Endpoints must tell the same block this far below the lowest head. Closes by itself."
+    )
+    rpc_error_bps: Bps = Field(
+        5_000, description="Most RPC calls without a usable answer, as a share of a minute's. Closes by itself."
+    )
+    audit_failures: Whole = Field(1, gt=0, description="So many audits a day that find a difference.")
+    exposure_per_transaction: Wei = Field(
+        10_000 * 10**18,
+        description="Most debt repaid by one order, valued in the native token; `strategy` limits plans.",
+    )
+    exposure_in_flight: Wei = Field(
+        20_000 * 10**18, description="Most debt of one asset in orders not mined yet. Closes by itself."
+    )
+    exposure_per_day: Wei = Field(100_000 * 10**18, description="Most debt of one asset repaid a day.")
+    quiet: Seconds = Field(120.0, description="A breaker that closes by itself waits for so long a time without cause.")
+    check_every: Seconds = Field(
+        15.0, gt=0, description="How often balance, head age, endpoints and RPC are looked at."
+    )
+
+
 class Ops(Section):
     """What the person sees."""
 
@@ -221,6 +276,7 @@ class Config(Section):
     relays: dict[Name, Relay] = Field(default_factory=dict, description="One table per private relay or builder.")
     private: Private = Field(default_factory=lambda: Private.model_validate({}))
     audit: Audit = Field(default_factory=lambda: Audit.model_validate({}))
+    breakers: Breakers = Field(default_factory=lambda: Breakers.model_validate({}))
     ops: Ops = Field(default_factory=lambda: Ops.model_validate({}))
 
     @model_validator(mode="after")
