@@ -34,7 +34,7 @@ from keeper.journal.journal import Journal, journal_path
 from keeper.journal.queries import AttemptRow, Reader, Since, Summary, attempts, summary
 from keeper.kinds import check_words
 from keeper.model import Address, FeeQuote, Head, Skip, SkipReason, checksum
-from keeper.observer import Telemetry
+from keeper.observer import Several, Telemetry
 from keeper.ops.doctor import Report, Result
 from keeper.ops.http import Server
 from keeper.ops.numbers import ether
@@ -47,18 +47,21 @@ __all__ = ["check_words", "demo", "deploy", "devchain", "doctor", "explain", "re
 
 log = structlog.get_logger("keeper")
 
+RECORD_GRACE = 5.0  # seconds to write down, when stopping, who else liquidated
+
 
 async def run(config: Config, redactor: Redactor, *, live: bool, once: bool) -> None:
     """The daemon. Live runs begin with the doctor; a no from it raises CheckFailed before anything is opened."""
     with stop_event() as stop:
         if live:
             (await diagnose(config, live=True)).require()
-        async with assemble(config, live=live) as parts, _desk(parts) as (journal, submitter):
+        async with assemble(config, live=live, watching=True) as parts, _desk(parts) as (journal, submitter):
             registry = parts.metrics.registry
             server = Server(parts.vitals, registry, redactor, host=config.ops.http_host, port=config.ops.http_port)
             async with server:
                 log.info("started", mode=parts.mode, chain=config.chain.id, executor=parts.executor)
-                await _until_stopped(parts, journal, submitter, stop, once=once)
+                async with parts.rivals.recording(journal, RECORD_GRACE):
+                    await _until_stopped(parts, journal, submitter, stop, once=once)
                 parts.vitals.stopping = True
                 await parts.follower.save()
             log.info("stopped", mode=parts.mode, in_flight=submitter.pending)
@@ -101,7 +104,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter) -> Engine:
         prover=parts.prover,
         submitter=submitter,
         recorder=journal,
-        observer=observer,
+        observer=Several(observer, parts.rivals),
         clock=lambda: int(time.time()),
         venues=parts.venues,
     )

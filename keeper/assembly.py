@@ -24,6 +24,7 @@ from keeper.errors import ConfigError
 from keeper.execution.bundles import PrivatePolicy
 from keeper.execution.executor import state_override
 from keeper.execution.fees import CoinbaseTip, FeePolicy, FeeSource, FixedTip, PercentileTip, ShareTip, Tip
+from keeper.execution.landed import Inquiry
 from keeper.execution.prove import ProofSettings, TransactionProver
 from keeper.execution.relays import Offer, Relays, RelaySpec, ReputationKey
 from keeper.execution.signer import LocalSigner, load_signer
@@ -34,6 +35,7 @@ from keeper.ops.alerts import LogAlerter
 from keeper.ops.metrics import Metrics
 from keeper.ops.vitals import Vitals
 from keeper.ports import Book, FlashSource
+from keeper.rivals import Rivals
 from keeper.strategy.cooldown import Cooldowns
 from keeper.strategy.gates import Gates, GateSettings
 from keeper.strategy.opportunity import Appraiser
@@ -67,6 +69,7 @@ class Assembly:
     books: list[Book]
     venues: list[TradingVenue]
     sources: dict[str, FlashSource]
+    rivals: Rivals
     follower: Follower
     fee_policy: FeePolicy
     fees: FeeSource
@@ -120,8 +123,11 @@ class Assembly:
 
 
 @asynccontextmanager
-async def assemble(config: Config, *, live: bool) -> AsyncIterator[Assembly]:
-    """Build and connect; everything is closed on leaving. Raises ConfigError, Unreachable."""
+async def assemble(config: Config, *, live: bool, watching: bool = False) -> AsyncIterator[Assembly]:
+    """Build and connect; everything is closed on leaving. Raises ConfigError, Unreachable.
+
+    `watching` also follows who liquidates whom, for a caller that writes it down.
+    """
     check_words(config)
     if live and config.executor.address is None:
         raise ConfigError("no executor is configured: run `keeper deploy` and set executor.address before --live")
@@ -140,7 +146,7 @@ async def assemble(config: Config, *, live: bool) -> AsyncIterator[Assembly]:
     checkpoints = await Checkpoints.open(config.data_dir / "mirrors.sqlite3", chain_.id)
     try:
         async with client:
-            assembly = _wire(config, mode, client, checkpoints, signer)
+            assembly = _wire(config, mode, client, checkpoints, signer, watching=watching)
             try:
                 yield assembly
             finally:
@@ -195,7 +201,13 @@ def fee_policy(config: Config) -> FeePolicy:
 
 
 def _wire(
-    config: Config, mode: str, client: NodeClient, checkpoints: Checkpoints, signer: LocalSigner | None
+    config: Config,
+    mode: str,
+    client: NodeClient,
+    checkpoints: Checkpoints,
+    signer: LocalSigner | None,
+    *,
+    watching: bool,
 ) -> Assembly:
     table, native = config.strategy, config.tokens.wrapped_native
     block_time = max(1, round(config.chain.block_time))
@@ -260,6 +272,7 @@ def _wire(
         max_exposure=table.max_exposure,
         sanity_bps=table.profit_sanity_bps,
     )
+    rivals = Rivals(books, Inquiry(client), mode, lambda reason: metrics.missed.labels(reason).inc())
     return Assembly(
         config=config,
         mode=mode,
@@ -273,9 +286,10 @@ def _wire(
         books=books,
         venues=venues,
         sources={source.name: source for source in sources},
+        rivals=rivals,
         follower=Follower(
             client,
-            [*books, *venues],
+            [*books, *venues, *([rivals] if watching else ())],
             checkpoints,
             alerter,
             undo=config.chain.max_reorg_depth,

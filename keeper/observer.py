@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from keeper.engine import Observer
 from keeper.errors import KeeperError
 from keeper.model import Address, AttemptState, Decision, Head, Skip, SkipReason, Verdict, checksum
 from keeper.ops.metrics import Metrics
@@ -20,6 +21,41 @@ from keeper.strategy.opportunity import Opportunity
 log = structlog.get_logger("keeper")
 
 HEARTBEAT = 60.0  # seconds between two lines that only say that all is well
+
+
+class Several:
+    """Implements `engine.Observer` with several, each told in turn."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def synced(self, step: Synced) -> None:
+        for observer in self._observers:
+            observer.synced(step)
+
+    def settled(self, verdict: Verdict) -> None:
+        for observer in self._observers:
+            observer.settled(verdict)
+
+    def audited(self, market: str, difference: Skip | None) -> None:
+        for observer in self._observers:
+            observer.audited(market, difference)
+
+    def surveyed(self, book: Book, found: Sequence[Opportunity]) -> None:
+        for observer in self._observers:
+            observer.surveyed(book, found)
+
+    def decided(self, found: Opportunity, proof: Proof | None, decision: Decision, detail: str) -> None:
+        for observer in self._observers:
+            observer.decided(found, proof, decision, detail)
+
+    def passed(self, head: Head) -> None:
+        for observer in self._observers:
+            observer.passed(head)
+
+    def interrupted(self, head: Head, error: KeeperError) -> None:
+        for observer in self._observers:
+            observer.interrupted(head, error)
 
 
 @dataclass(frozen=True, slots=True)
