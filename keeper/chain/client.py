@@ -16,7 +16,7 @@ from keeper.chain.pool import Endpoint, Pool
 from keeper.chain.providers import Call
 from keeper.chain.reading import Reading, finish
 from keeper.chain.refusals import Kind, Refusal
-from keeper.errors import BadData, Transient
+from keeper.errors import BadData, ConfigError, KeeperError, Transient
 from keeper.model import Block, Hash, Head, Read, Watch
 
 
@@ -26,7 +26,7 @@ class Sent:
 
     endpoint: str
     hash: Hash | None
-    error: Transient | BadData | None = None
+    error: KeeperError | None = None
 
 
 class NodeClient:
@@ -247,5 +247,5 @@ async def _send(endpoint: Endpoint, raw: bytes) -> Sent:
         if isinstance(result, Refusal):
             return Sent(endpoint.label, None, result)
         return Sent(endpoint.label, wire.hash32(result, "a transaction hash"))
-    except (Transient, BadData) as error:
+    except (Transient, BadData, ConfigError) as error:  # the last: a reconnect that ended on another chain
         return Sent(endpoint.label, None, error)

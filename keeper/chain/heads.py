@@ -13,7 +13,7 @@ from keeper.chain import wire
 from keeper.chain.client import NodeClient
 from keeper.chain.pool import Endpoint
 from keeper.chain.refusals import Kind, Refusal
-from keeper.errors import BadData, KeeperError, Transient
+from keeper.errors import BadData, ConfigError, Transient
 from keeper.model import Head
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,7 @@ class Heads:
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._run())]
+        self._tasks[0].add_done_callback(self._ended)
         if len(self._client.pool.endpoints) > 1:
             self._tasks.append(asyncio.create_task(self._probe()))
         return self
@@ -60,7 +61,7 @@ class Heads:
         return self
 
     async def __anext__(self) -> Head:
-        """The newest head not yet seen by the caller; raises ConfigError when no endpoint can ever be used."""
+        """The newest head not yet seen by the caller; waits for as long as no endpoint can be used."""
         while self._slot is None:
             if self._failure is not None:
                 raise self._failure
@@ -71,20 +72,22 @@ class Heads:
 
     async def _run(self) -> None:
         pause = 0.1
-        try:
-            while True:
-                try:
-                    endpoint = await self._ask()
-                    if endpoint.link.push:
-                        await self._listen(endpoint)
-                    else:
-                        await asyncio.sleep(self._poll_interval)
-                    pause = 0.1
-                except (Transient, BadData) as error:
-                    log.info("head_unavailable", reason=str(error))
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, 5.0)
-        except KeeperError as error:
+        while True:
+            try:
+                endpoint = await self._ask()
+                if endpoint.link.push:
+                    await self._listen(endpoint)
+                else:
+                    await asyncio.sleep(self._poll_interval)
+                pause = 0.1
+            except (Transient, BadData, ConfigError) as error:  # the last: a reconnect that ended on another chain
+                log.info("head_unavailable", reason=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Whoever waits for a head is told of a failure nobody foresaw, instead of waiting for ever."""
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = error
             self._filled.set()
 
@@ -136,7 +139,7 @@ class Heads:
                 await self._unsubscribe(endpoint, subscription)
 
     async def _unsubscribe(self, endpoint: Endpoint, subscription: str) -> None:
-        with suppress(Transient, BadData):  # it may have ended with its connection
+        with suppress(Transient, BadData, ConfigError):  # it may have ended with its connection
             await endpoint.ask([("eth_unsubscribe", [subscription])], within=2.0)
 
     async def _probe(self) -> None:

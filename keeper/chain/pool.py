@@ -33,7 +33,7 @@ class Endpoint:
 
     link: Link
     head: Head | None = None
-    wrong: str = ""  # why it must never be used (another chain)
+    wrong: str = ""  # why it must not be used until it says otherwise (another chain)
     stale: str = ""  # why its answers are too old to be used now
     failures: int = 0  # in a row
     retry_at: float = 0.0  # monotonic; not before this unless nobody else is left
@@ -99,8 +99,8 @@ class Pool:
     async def run(self, work: Callable[[Endpoint], Awaitable[T]], *, attempts: int | None = None) -> T:
         """The first good answer of `work` over the candidates, in up to `attempts` rounds with jittered pauses.
 
-        Raises what the last endpoint raised: Refusal, Transient or BadData; ConfigError when every endpoint is on
-        another chain.
+        Raises what the last endpoint raised: Refusal, Transient or BadData. An endpoint that turns up on another chain
+        is not used until it is back: behind a balancer it may be, and a keeper that ends would watch over nothing.
         """
         rounds = attempts or self._attempts
         error: KeeperError | None = None
@@ -119,13 +119,13 @@ class Pool:
                 else:
                     endpoint.failures = 0
                     return result
-            if isinstance(error, ConfigError | None):
+            if error is None:
                 break
             if isinstance(error, Refusal) and error.kind is Kind.UNSUPPORTED:
                 break
             if turn + 1 < rounds:
                 await asyncio.sleep(self._backoff * 2**turn * (0.5 + self._rng.random()))
-        raise error or self._nobody()
+        raise self._nobody() if error is None or isinstance(error, ConfigError) else error
 
     async def once(self, work: Callable[[Endpoint], Awaitable[T]]) -> T:
         """`work` at the best endpoint, without a second try anywhere: for what must not happen twice."""
@@ -137,11 +137,13 @@ class Pool:
             except (Transient, BadData) as error:
                 self._judge(endpoint, error)
                 raise
+            except ConfigError as error:
+                self._exclude(endpoint, str(error))
         raise self._nobody()
 
     async def probe(self) -> None:
         """Ask every endpoint for its chain and head, and judge them anew: lag, age, recovery."""
-        await asyncio.gather(*(self._probe(endpoint) for endpoint in self.endpoints if not endpoint.wrong))
+        await asyncio.gather(*(self._probe(endpoint) for endpoint in self.endpoints))
         heads = [e.head.number for e in self.endpoints if e.head is not None and not e.failures and not e.wrong]
         best = max(heads, default=None)
         for endpoint in self.endpoints:
@@ -164,7 +166,7 @@ class Pool:
     def check_head(self, endpoint: Endpoint, head: Head) -> None:
         """Raise Transient, and set the endpoint aside, when its head is too far behind the best or too old."""
         endpoint.head = head
-        best = max(e.head.number for e in self.endpoints if e.head is not None and not e.wrong)
+        best = max((e.head.number for e in self.endpoints if e.head and not e.wrong), default=head.number)
         reason = self._staleness(head, best)
         if reason:
             endpoint.stale = reason if len(self.endpoints) > 1 else ""
@@ -193,6 +195,9 @@ class Pool:
                 f"{endpoint.label} is on chain {chain}, but chain {self.chain_id} is expected: "
                 "correct the endpoint or the chain id",
             )
+        elif endpoint.wrong:
+            endpoint.wrong = ""
+            log.warning("endpoint_readmitted", endpoint=endpoint.label, chain=chain)
         endpoint.failures = 0
 
     def _judge(self, endpoint: Endpoint, error: Transient | BadData) -> None:
@@ -208,8 +213,9 @@ class Pool:
         log.info("endpoint_failed", endpoint=endpoint.label, failures=endpoint.failures, reason=str(error))
 
     def _exclude(self, endpoint: Endpoint, reason: str) -> None:
+        if endpoint.wrong != reason:
+            log.error("endpoint_excluded", endpoint=endpoint.label, reason=reason)
         endpoint.wrong = reason
-        log.error("endpoint_excluded", endpoint=endpoint.label, reason=reason)
 
     def _staleness(self, head: Head | None, best: int | None) -> str:
         if head is None or best is None:
@@ -221,8 +227,6 @@ class Pool:
             return f"its head {head.number} is {age:.0f} s old (limit {self._max_age:.0f} s)"
         return ""
 
-    def _nobody(self) -> KeeperError:
+    def _nobody(self) -> Transient:
         reasons = "; ".join(f"{e.label}: {e.wrong or e.stale}" for e in self.endpoints)
-        if all(e.wrong for e in self.endpoints):
-            return ConfigError(f"no RPC endpoint can be used ({reasons})")
         return Transient(f"no RPC endpoint can be used now ({reasons})")

@@ -112,7 +112,7 @@ class _Futures(PersistentConnectionProvider):
                 raw = await self.read_message()
                 self.heard_at = time.monotonic()
                 self._dispatch(orjson.loads(raw), len(raw))
-        except (WebSocketException, OSError, ValueError) as caught:
+        except (WebSocketException, OSError, ValueError, TypeError, AttributeError) as caught:  # or nonsense
             error = caught  # told to everybody who waits, in the place where they can act on it
         finally:
             self._end(error)
