@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keeper.model import WAD, Plan, Route, Skip, checksum
+from keeper.ops import rival_tables
 from keeper.ops.doctor import Level, Report, Result
 from keeper.ops.numbers import amount, ether, gwei, health, short, significant, units
 from keeper.ops.views import DemoView, ExplainView, ScanView
@@ -180,6 +181,12 @@ class Summary(Protocol):
     def predicted_net(self) -> int: ...
     @property
     def dry_net(self) -> int: ...
+    @property
+    def gain_error(self) -> rival_tables.ErrorLine: ...
+    @property
+    def gas_error(self) -> rival_tables.ErrorLine: ...
+    @property
+    def competition(self) -> rival_tables.CompetitionView: ...
 
 
 class AttemptLine(Protocol):
@@ -241,6 +248,8 @@ def report(summary: Summary, attempts: Sequence[AttemptLine], symbol: str = "ETH
         for reason, count in summary.skips.items():
             table.add_row(reason, f"{summary.skipped_positions.get(reason, 0):,}", f"{count:,}")
         parts.append(table)
+    parts += rival_tables.competition(summary.competition, symbol)
+    parts += rival_tables.quality(summary.gain_error, summary.gas_error, summary.competition.reverts, symbol)
     if summary.mode == "dry":
         parts.append(Text(f"a live keeper would have earned about {ether(summary.dry_net, symbol)}"))
     else:

@@ -17,6 +17,8 @@ from click.testing import CliRunner, Result
 from keeper.cli import cli
 from keeper.config import Config
 from keeper.errors import BadData, CheckFailed, ConfigError, Halt, KeeperError, Transient, Unreachable
+from keeper.journal.queries import Errors
+from keeper.journal.rivals import Competition
 from keeper.model import MAX_UINT256, Account, Address, Candidate, Hash, Head, Skip, SkipReason, Token
 from keeper.ops.doctor import Finding, Report
 from keeper.ops.doctor import Result as Checked
@@ -64,6 +66,9 @@ class Summary:
     net: int = 0
     predicted_net: int = 0
     dry_net: int = 5 * 10**17
+    gain_error: Errors = field(default_factory=lambda: Errors(0, 0, 0, 0))
+    gas_error: Errors = field(default_factory=lambda: Errors(0, 0, 0, 0))
+    competition: Competition = field(default_factory=Competition)
 
     def json(self) -> dict[str, Any]:
         return {"mode": self.mode, "dry_net": str(self.dry_net)}
