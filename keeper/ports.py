@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -367,6 +368,30 @@ class Submitter(Protocol):
 
     async def submit(self, order: Order) -> Sent:
         """Take one order; raises Transient when nothing was written, Halt when nothing can be."""
+
+
+class Safeguards(Protocol):
+    """What stops sending: the operator's pause and the breakers."""
+
+    @property
+    def paused(self) -> bool:
+        """By the operator."""
+
+    @property
+    def breaker(self) -> str | None:
+        """Why breakers keep anything from being sent; None while all are closed."""
+
+    async def settled(self, verdicts: Sequence[Verdict]) -> None:
+        """Attempts have moved, and the ledger says so already."""
+
+    async def audited(self, mirror: str, difference: Skip | None) -> None:
+        """A mirror was compared with the chain."""
+
+    def sending(self, order: Order, plan: Plan, value: int) -> AbstractAsyncContextManager[Skip | None]:
+        """Around the submission of an order that repays `value` wei worth of debt: why it must not be, or None.
+
+        Whoever pauses waits for it, so that nothing new goes out once a pause is confirmed.
+        """
 
 
 class Recorder(Protocol):

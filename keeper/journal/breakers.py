@@ -224,6 +224,15 @@ def in_flight(db: sqlite3.Connection, asset: Address) -> int:
     )
 
 
+def most_in_flight(db: sqlite3.Connection) -> int:
+    """Wei worth of the asset of which most is in attempts that may still be mined."""
+    assets = db.execute(
+        "SELECT DISTINCT x.asset FROM exposures x JOIN attempts a ON a.id = x.attempt_id"
+        " WHERE a.state IN ('intent', 'signed', 'sent')"
+    ).fetchall()
+    return max((in_flight(db, asset) for (asset,) in assets), default=0)
+
+
 def exposed(db: sqlite3.Connection, asset: Address, since: int, after: int) -> int:
     """Wei worth of `asset` repaid, or on its way, by orders after Unix time `since` and the mark `after`.
 

@@ -51,11 +51,13 @@ class Vitals:
     sync_progress: str = ""  # a sentence while back-filling
     stopping: bool = False
     paused: bool = False
+    pause_reason: str = ""
     in_flight: int = 0
     passes: int = 0
     last_pass_at: float | None = None
     markets: dict[str, MarketVitals] = field(default_factory=dict)
     breakers: dict[str, str] = field(default_factory=dict)  # open ones: name -> reason
+    quarantined: dict[str, str] = field(default_factory=dict)  # "market borrower" -> reason
 
     def __post_init__(self) -> None:
         self.started_at = self.clock()
@@ -73,7 +75,7 @@ class Vitals:
         return Health()
 
     def ready(self) -> Health:
-        """Whether it would act now: connected, head fresh, synced, at least one market trusted, no breaker open."""
+        """Whether it would act now: connected, head fresh, synced, a market trusted, not paused, no breaker open."""
         reasons = list(self.live().reasons)
         if self.stopping:
             reasons.append("it is shutting down")
@@ -87,6 +89,8 @@ class Vitals:
             reasons.append(self.sync_progress or "the history is still being read")
         elif not any(market.trusted for market in self.markets.values()):
             reasons += [f"market {name}: {market.reason}" for name, market in self.markets.items()] or ["no market"]
+        if self.paused:
+            reasons.append(f"it is paused by the operator: {self.pause_reason}".removesuffix(": "))
         reasons += [f"breaker {name} is open: {reason}" for name, reason in self.breakers.items()]
         return Health(tuple(reasons))
 
@@ -116,9 +120,11 @@ class Vitals:
             "sync_progress": self.sync_progress,
             "stopping": self.stopping,
             "paused": self.paused,
+            "pause_reason": self.pause_reason,
             "in_flight": self.in_flight,
             "passes": self.passes,
             "last_pass_at": None if self.last_pass_at is None else int(self.last_pass_at),
             "markets": {name: asdict(market) for name, market in self.markets.items()},
             "breakers": dict(self.breakers),
+            "quarantined": dict(self.quarantined),
         }
