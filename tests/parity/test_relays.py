@@ -57,11 +57,14 @@ class Desk:
         self.lane = PrivateLane(self.client, self.journal, self.signer, self.relays, POLICY, self.private)
         self.submitter = LiveSubmitter(self.journal, self.lane, Tracker(self.client, self.journal, self.lane, 3))
 
-    async def order(self, *, works: bool = True, gain: int = ETH, borrower: int = 1) -> Order:
+    async def order(self, *, works: bool = True, gain: int = ETH, borrower: int = 1, coinbase_bps: int = 0) -> Order:
         """An order that brings `gain` wei of WETH from nowhere, or reverts."""
         head, attempt_id = await self.client.head(), new_attempt_id()
         data = self.bench.encode(
-            (self.bench.earn(gain),), id=bytes.fromhex(attempt_id[2:]), min_gain=0 if works else 2 * gain
+            (self.bench.earn(gain),),
+            id=bytes.fromhex(attempt_id[2:]),
+            min_gain=0 if works else 2 * gain,
+            coinbase_bps=coinbase_bps,
         )
         return Order(
             id=attempt_id,
@@ -381,3 +384,28 @@ async def test_random_relays_never_cost_more_than_what_lands(anvil: Anvil, tmp_p
         assert set(states) <= {"mined", "dropped", "replaced"}
         assert states.count("mined") == here.nonce() > 0
         assert "dropped" in states
+
+
+async def test_the_producer_is_paid_only_for_a_success(anvil: Anvil, tmp_path: Path) -> None:
+    """A fifth of the gain goes from the executor to the block's producer with the landing bundle; none for a revert."""
+    async with (
+        RelayServer(anvil.rpc) as server,
+        desk(anvil, tmp_path, (server, Offer.BUNDLE)) as here,
+    ):
+        producer = "0x" + "c0" * 20
+        anvil.rpc.request("anvil_setCoinbase", producer)
+        failing = await here.order(works=False, coinbase_bps=2_000)
+        await here.submitter.submit(failing)
+        server.build()
+        await here.settle()
+        assert int(anvil.rpc.request("eth_getBalance", producer, "latest"), 16) == 0
+        for _ in range(BLOCKS):
+            server.build()
+            await here.settle()
+        order = await here.order(coinbase_bps=2_000)
+        await here.submitter.submit(order)
+        server.build()
+        await here.settle()
+        row = next(row for row in await here.journal.ask(queries.attempts) if row.id == order.id)
+        assert (row.state, row.gain) == ("mined", ETH - ETH // 5)
+        assert int(anvil.rpc.request("eth_getBalance", producer, "latest"), 16) >= ETH // 5
