@@ -2,6 +2,7 @@
 
 from keeper.config.load import ENV_PREFIX, load
 from keeper.config.schema import (
+    Alerts,
     Audit,
     Breakers,
     Chain,
@@ -16,14 +17,16 @@ from keeper.config.schema import (
     Tokens,
     Venue,
 )
-from keeper.config.values import MASK, Endpoint, Secret, format_seconds, format_wei, parse_seconds, parse_wei
+from keeper.config.values import MASK, Channel, Endpoint, Secret, format_seconds, format_wei, parse_seconds, parse_wei
 
 __all__ = [
     "ENV_PREFIX",
     "MASK",
+    "Alerts",
     "Audit",
     "Breakers",
     "Chain",
+    "Channel",
     "Config",
     "Data",
     "Endpoint",

@@ -26,6 +26,8 @@ _FROM_FILE = {
     "chain.endpoints_file": "chain.endpoints",
     "signer.password_file": "signer.password",
     "signer.private_key_file": "signer.private_key",
+    "alerts.channels_file": "alerts.channels",
+    "alerts.severe_channels_file": "alerts.severe_channels",
     "private.signing_key_file": "private.signing_key",
 }
 _PATHS = {"data.dir", "signer.keystore", *_FROM_FILE}

@@ -10,7 +10,22 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from keeper import model
-from keeper.config.values import Address, Addresses, Bps, File, Hidden, Port, Seconds, Url, Urls, Wei, Whole, Word
+from keeper.config.values import (
+    Address,
+    Addresses,
+    Bps,
+    Channels,
+    File,
+    HealthFactor,
+    Hidden,
+    Port,
+    Seconds,
+    Url,
+    Urls,
+    Wei,
+    Whole,
+    Word,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([_-][a-z0-9]+)*$")]
 
@@ -248,6 +263,29 @@ class Breakers(Section):
     )
 
 
+class Alerts(Section):
+    """Who is told what happens, besides the log. Channels are apprise URLs and are shown masked."""
+
+    channels: Channels = Field((), description="Channels that get every alert.")
+    channels_file: File | None = Field(None, description="File with them, one per line, instead of `channels`.")
+    severe_channels: Channels = Field((), description="Channels that get severe alerts only.")
+    severe_channels_file: File | None = Field(
+        None, description="File with them, one per line, instead of `severe_channels`."
+    )
+    max_per_minute: Whole = Field(
+        10, gt=0, description="Most messages to one channel a minute; the rest ends in one line that counts them."
+    )
+    dedupe_window: Seconds = Field(600.0, description="The same alert is not said again before.")
+    near_health_factor: HealthFactor = Field(
+        102 * 10**16, gt=10**18, description="Health factor below which a large position is near."
+    )
+    near_liquidation_size: Whole = Field(
+        0,
+        description="Least debt, in whole units of the market's base currency (mostly US dollars), of a position whose"
+        " being near liquidation is told; 0: none is.",
+    )
+
+
 class Ops(Section):
     """What the person sees."""
 
@@ -277,6 +315,7 @@ class Config(Section):
     private: Private = Field(default_factory=lambda: Private.model_validate({}))
     audit: Audit = Field(default_factory=lambda: Audit.model_validate({}))
     breakers: Breakers = Field(default_factory=lambda: Breakers.model_validate({}))
+    alerts: Alerts = Field(default_factory=lambda: Alerts.model_validate({}))
     ops: Ops = Field(default_factory=lambda: Ops.model_validate({}))
 
     @model_validator(mode="after")
@@ -317,4 +356,6 @@ class Config(Section):
             for secret in (self.signer.password, self.signer.private_key, self.private.signing_key)
             if secret is not None
         ]
+        for channel in (*self.alerts.channels, *self.alerts.severe_channels):
+            found += channel.pieces()
         return tuple(dict.fromkeys(text for text in found if text))

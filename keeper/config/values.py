@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hmac
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -93,6 +93,29 @@ class Endpoint(Secret):
         parts = urlsplit(self._hidden)
         bare = not (parts.username or parts.password or parts.query or parts.fragment or parts.path.strip("/"))
         return f"{parts.scheme}://{self.label}" + ("" if bare else "/***")
+
+
+class Channel(Secret):
+    """Where alerts go: an apprise URL. Nearly all of it may be a credential, so only its scheme is shown."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, value: str) -> None:
+        """Raises ValueError when the text is no URL; whether apprise knows the scheme is found out when it is used."""
+        super().__init__(value)
+        match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://\S+", value, re.IGNORECASE)
+        if match is None:
+            raise ValueError('must be an apprise URL, such as "slack://…", "tgram://…", "mailtos://…" or "jsons://…"')
+        self.kind = match[1].lower()
+
+    def __str__(self) -> str:
+        return f"{self.kind}://{MASK}"
+
+    def pieces(self) -> tuple[str, ...]:
+        """What must never be shown: the whole, and each part long enough to be a credential."""
+        _, _, rest = self._hidden.partition("://")
+        parts = {piece for piece in re.split(r"[/?&=:@,;#]", rest) if len(piece) >= 8}
+        return (self._hidden, rest, *sorted(parts), *sorted({unquote(piece) for piece in parts}))
 
 
 def parse_wei(value: Any) -> int:
@@ -183,6 +206,36 @@ def parse_endpoint(value: Any) -> Endpoint:
     return Endpoint(value.strip())
 
 
+def parse_channel(value: Any) -> Channel:
+    """Wrap an apprise URL; raises ValueError when it cannot be one."""
+    if isinstance(value, Channel):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be a URL in quotes")
+    return Channel(value.strip())
+
+
+def parse_health(value: Any) -> int:
+    """A health factor such as 1.05 in wad, exact; raises ValueError on anything else."""
+    try:
+        scaled = Decimal(str(value).strip()) * 10**18 if isinstance(value, str | int | float) else None
+    except InvalidOperation:
+        scaled = None
+    if scaled is None or isinstance(value, bool) or not scaled.is_finite() or scaled != scaled.to_integral_value():
+        raise ValueError("must be a health factor, such as 1.05")
+    return int(scaled)
+
+
+def format_health(value: int) -> str:
+    """The shortest exact text `parse_health` reads back."""
+    return f"{Decimal(value).scaleb(-18).normalize():f}"
+
+
+def split_words(value: Any) -> Any:
+    """The items of a list given as one string, separated by white space: these may contain commas."""
+    return value.split() if isinstance(value, str) else value
+
+
 def parse_path(value: Any) -> Path:
     """A file or folder; raises ValueError on anything but a non-empty string."""
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
@@ -238,4 +291,14 @@ File = Annotated[Path, BeforeValidator(parse_path), PlainSerializer(str), _schem
 Hidden = Annotated[Secret, BeforeValidator(parse_secret), PlainSerializer(str), _schema("string", "secret")]
 Url = Annotated[Endpoint, BeforeValidator(parse_endpoint), PlainSerializer(str), _schema("string", "URL or .ipc path")]
 Urls = Annotated[tuple[Url, ...], BeforeValidator(split_list), Field(min_length=1)]
+Channels = Annotated[
+    tuple[
+        Annotated[Channel, BeforeValidator(parse_channel), PlainSerializer(str), _schema("string", "apprise URL")],
+        ...,
+    ],
+    BeforeValidator(split_words),
+]
+HealthFactor = Annotated[
+    int, BeforeValidator(parse_health), PlainSerializer(format_health), _schema("number", "health factor", "1.05")
+]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(split_list)]

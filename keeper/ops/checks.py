@@ -200,7 +200,14 @@ def _probe(path: Path) -> Finding:
 async def secret_files(config: Config) -> Finding:
     """Whether the files that hold keys, passwords and endpoints are readable by this user only."""
     signer = config.signer
-    named = (signer.keystore, signer.password_file, signer.private_key_file, config.chain.endpoints_file)
+    named = (
+        signer.keystore,
+        signer.password_file,
+        signer.private_key_file,
+        config.chain.endpoints_file,
+        config.alerts.channels_file,
+        config.alerts.severe_channels_file,
+    )
     return await asyncio.to_thread(_private, [path for path in named if path is not None])
 
 
