@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import structlog
 
 from keeper.chain.wire import quantity
 from keeper.errors import Halt
@@ -14,7 +18,10 @@ from keeper.execution.verdicts import OPEN, WITH_RECEIPT
 from keeper.model import Address, Attempt, AttemptState, Head, Order, Signed, TxKind, Verdict
 from keeper.ports import Ledger
 
+log = structlog.get_logger(__name__)
 _S = AttemptState
+
+BRIDGE = "(nonce)"  # stands where a liquidation names its market
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class Lane:
         self.policy = policy or LanePolicy()
         self._turn = asyncio.Lock()
         self._counts: _Counts | None = None
+        self._gap: tuple[int, int] | None = None  # a nonce nobody holds, and the head number it was first seen at
         self._cancelled_at: dict[str, int] = {}  # attempt -> head number at which its newest cancellation was signed
 
     @property
@@ -150,6 +158,50 @@ class Lane:
         last = attempt.sent_number
         if now or last is None or not 0 <= head.number - last < self.policy.rebroadcast_every:
             await self.rebroadcast(attempt, head)
+
+    async def bridge(self, attempts: Sequence[Attempt], head: Head) -> None:
+        """Take the nonce that nobody holds below the lowest open attempt, with a self-transfer that is an attempt too.
+
+        Somebody else's transaction with this key was counted on and then evicted, or a node miscounted: what was signed
+        above such a gap could neither be mined nor cancelled. A gap is believed when it is seen at two heads.
+        """
+        async with self._turn:
+            mine = [a for a in attempts if a.signer == self.address]
+            lowest = min((a.nonce for a in mine if a.state in OPEN), default=0)
+            counts, before = self._counts, self._gap
+            free = counts is not None and counts.head == head and counts.latest == counts.pending < lowest
+            if counts is None or not free or any(a.nonce == counts.latest and _holds_nonce(a) for a in mine):
+                self._gap = None
+                return
+            self._gap = (counts.latest, head.number)
+            if before is None or before[0] != counts.latest or before[1] >= head.number:
+                return
+            tip = self.policy.min_tip
+            offer = Bid(
+                self.policy.cancel_gas, highest_base_fee(head.next_base_fee(), self.policy.bump_every) + tip, tip
+            )
+            if offer.max_fee > self.policy.max_fee:
+                return
+            order = Order(
+                id="0x" + secrets.token_hex(32),
+                market=BRIDGE,
+                borrower=self.address,
+                to=self.address,
+                data=b"",
+                gas_limit=offer.gas_limit,
+                max_fee=offer.max_fee,
+                tip=tip,
+                head=head,
+                predicted_gain=0,
+                predicted_gas=offer.gas_limit,
+                predicted_net=0,
+            )
+            attempt = await self._ledger.intend(order, self.address, counts.latest)
+            tx = await self._sign(attempt, TxKind.CANCEL, self.address, b"", offer)
+            answer = await self._deliver(attempt, tx, head)
+            if answer.reception is Reception.ACCEPTED:
+                await self._ledger.sent(attempt.id, head.number)
+            log.warning("nonce_bridged", signer=self.address, nonce=attempt.nonce, answer=answer.reception)
 
     async def _deliver(self, attempt: Attempt, tx: Signed, head: Head) -> Answer:
         """Hand out what is signed; `head` is the newest block known."""
