@@ -35,6 +35,7 @@ from keeper.journal.queries import AttemptRow, Reader, Since, Summary, attempts,
 from keeper.kinds import check_words
 from keeper.model import Address, FeeQuote, Head, Skip, SkipReason, checksum
 from keeper.observer import Several, Telemetry
+from keeper.ops.control import Control, socket_path
 from keeper.ops.doctor import Report, Result
 from keeper.ops.http import Server
 from keeper.ops.numbers import ether
@@ -42,6 +43,8 @@ from keeper.ops.redact import Redactor
 from keeper.ops.signals import stop_event
 from keeper.ops.views import DemoView, ExplainView, GateRow, ScanRow, ScanView
 from keeper.ports import Book, Submitter
+from keeper.safety import Safety, limits
+from keeper.watch import Watch
 
 __all__ = ["check_words", "demo", "deploy", "devchain", "doctor", "explain", "report", "run", "scan"]
 
@@ -58,17 +61,20 @@ async def run(config: Config, redactor: Redactor, *, live: bool, once: bool) -> 
         async with assemble(config, live=live, watching=True) as parts, _desk(parts) as (journal, submitter):
             registry = parts.metrics.registry
             server = Server(parts.vitals, registry, redactor, host=config.ops.http_host, port=config.ops.http_port)
-            async with server:
+            safety = _safety(parts, journal)
+            await safety.open()
+            control = Control(socket_path(config.data_dir, parts.mode), safety.handlers(), redactor)
+            async with server, control:
                 log.info("started", mode=parts.mode, chain=config.chain.id, executor=parts.executor)
                 async with parts.rivals.recording(journal, RECORD_GRACE):
-                    await _until_stopped(parts, journal, submitter, stop, once=once)
+                    await _until_stopped(parts, journal, submitter, safety, stop, once=once)
                 parts.vitals.stopping = True
                 await parts.follower.save()
             log.info("stopped", mode=parts.mode, in_flight=submitter.pending)
 
 
 async def _until_stopped(
-    parts: Assembly, journal: Journal, submitter: Submitter, stop: asyncio.Event, *, once: bool
+    parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety, stop: asyncio.Event, *, once: bool
 ) -> None:
     starting = asyncio.ensure_future(parts.start())
     stopped = asyncio.ensure_future(stop.wait())
@@ -77,9 +83,10 @@ async def _until_stopped(
         if not starting.done():
             return
         head = await starting
-        engine = _engine(parts, journal, submitter)
+        engine = _engine(parts, journal, submitter, safety)
         chain = parts.config.chain
-        async with Heads(parts.client, block_time=chain.block_time, poll_interval=chain.poll_interval) as heads:
+        heads_ = Heads(parts.client, block_time=chain.block_time, poll_interval=chain.poll_interval)
+        async with heads_ as heads, Watch(parts, safety).watching(stop):
             log.info("watching", block=head.number, markets=[book.name for book in parts.books])
             if once:
                 await engine.step(head, stop)
@@ -91,7 +98,20 @@ async def _until_stopped(
         await asyncio.gather(starting, stopped, return_exceptions=True)
 
 
-def _engine(parts: Assembly, journal: Journal, submitter: Submitter) -> Engine:
+def _safety(parts: Assembly, journal: Journal) -> Safety:
+    return Safety(
+        journal,
+        parts.appraiser.cooldowns,
+        limits(parts.config),
+        quiet=round(parts.config.breakers.quiet),
+        metrics=parts.metrics,
+        vitals=parts.vitals,
+        alerter=parts.alerter,
+        clock=lambda: int(time.time()),
+    )
+
+
+def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety) -> Engine:
     protocols = {name: market.protocol for name, market in parts.config.markets.items()}
     observer = Telemetry(parts.metrics, parts.vitals, parts.alerter, protocols, submitter, lambda: _provider(parts))
     wired = Parts(
@@ -105,6 +125,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter) -> Engine:
         submitter=submitter,
         recorder=journal,
         observer=Several(observer, parts.rivals),
+        safeguards=safety,
         clock=lambda: int(time.time()),
         venues=parts.venues,
     )

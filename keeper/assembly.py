@@ -27,6 +27,7 @@ from keeper.execution.fees import CoinbaseTip, FeePolicy, FeeSource, FixedTip, P
 from keeper.execution.landed import Inquiry
 from keeper.execution.prove import ProofSettings, TransactionProver
 from keeper.execution.relays import Offer, Relays, RelaySpec, ReputationKey
+from keeper.execution.reverts import CLASSES
 from keeper.execution.signer import LocalSigner, load_signer
 from keeper.execution.simulate import Simulator, funded
 from keeper.kinds import PROTOCOLS, VENUES, Surroundings, TradingVenue, check_words
@@ -36,7 +37,9 @@ from keeper.ops.metrics import Metrics
 from keeper.ops.vitals import Vitals
 from keeper.ports import Book, FlashSource
 from keeper.rivals import Rivals
+from keeper.strategy.breakers import BREAKERS
 from keeper.strategy.cooldown import Cooldowns
+from keeper.strategy.failures import classifier
 from keeper.strategy.gates import Gates, GateSettings
 from keeper.strategy.opportunity import Appraiser
 from keeper.strategy.planner import Planner, PlannerSettings
@@ -219,6 +222,7 @@ def _wire(
         mode=mode,
         markets=markets,
         gates=GATES,
+        breakers=BREAKERS,
         providers=[endpoint.label for endpoint in client.pool.endpoints],
         stats=client.stats,
     )
@@ -300,7 +304,10 @@ def _wire(
         fees=FeeSource(client, policy),
         prover=prover,
         appraiser=Appraiser(
-            Planner(PlannerSettings(native)), Gates(gates), Cooldowns(round(table.cooldown)), tuple(sources)
+            Planner(PlannerSettings(native)),
+            Gates(gates),
+            Cooldowns(round(table.cooldown), classifier(CLASSES)),
+            tuple(sources),
         ),
     )
 

@@ -47,6 +47,7 @@ class Parts:
     submitter: Submitter
     recorder: Recorder
     observer: Observer
+    safeguards: ports.Safeguards
     clock: Callable[[], int]  # Unix seconds
     venues: Sequence[ports.Audited] = ()  # whose pools are audited like the books
 
@@ -110,15 +111,18 @@ class Engine:
         return everything
 
     def _consider(self, book: Book, position: Position, quoter: Quoter, fees: FeeQuote) -> Opportunity:
-        attempt = self.parts.submitter.in_flight(book.name, position.account.borrower, position.head)
-        return self.parts.appraiser.consider(
-            book, position, quoter, fees, now=self.parts.clock(), in_flight=attempt is not None
+        parts, borrower = self.parts, position.account.borrower
+        in_flight = parts.submitter.in_flight(book.name, borrower, position.head) is not None
+        paused, breaker = parts.safeguards.paused, parts.safeguards.breaker
+        return parts.appraiser.consider(
+            book, position, quoter, fees, now=parts.clock(), in_flight=in_flight, paused=paused, breaker=breaker
         )
 
     async def _settle(self, head: Head) -> None:
-        for verdict in await self.parts.submitter.settle(head):
+        for verdict in (verdicts := await self.parts.submitter.settle(head)):
             self.parts.appraiser.cooldowns.ended(verdict, self.parts.clock())
             self.parts.observer.settled(verdict)
+        await self.parts.safeguards.settled(verdicts)
 
     async def _audit(self, synced: Synced) -> None:
         self._passes += 1
@@ -130,6 +134,7 @@ class Engine:
                 continue
             difference = await mirror.audit(self.parts.client, synced.head, self._audit_sample)
             self.parts.observer.audited(mirror.name, difference)
+            await self.parts.safeguards.audited(mirror.name, difference)
             if difference is not None:
                 self.parts.follower.distrust(mirror.name, difference.detail)
 
@@ -155,17 +160,18 @@ class Engine:
     async def _finish(
         self, found: Opportunity, proof: Proof | None, skip: Skip | None, stop: asyncio.Event | None
     ) -> Decision:
-        """Send what was proved, unless the operator has asked to stop in the meantime."""
+        """Send what was proved, unless the operator or a breaker has stopped that in the meantime."""
         account, market = found.position.account, found.position.market
-        detail = ""
+        attempt_id, detail = None, ""
         if skip is None and stop is not None and stop.is_set():
             skip = Skip(SkipReason.PAUSED, "the keeper is shutting down and takes no new work")
         if skip is None and proof is not None and proof.order is not None:
-            sent = await self.parts.submitter.submit(proof.order)
-            self.parts.appraiser.cooldowns.sent(sent.attempt_id, market, account.borrower, account.health_factor)
-            decision, detail = Decision(market, account.borrower, attempt_id=sent.attempt_id), sent.detail
-        else:
-            decision = Decision(market, account.borrower, skip=skip)
+            async with self.parts.safeguards.sending(proof.order, proof.plan, found.repaid_value) as skip:
+                if skip is None:
+                    sent = await self.parts.submitter.submit(proof.order)
+                    attempt_id, detail = sent.attempt_id, sent.detail
+                    self.parts.appraiser.cooldowns.sent(attempt_id, market, account.borrower, account.health_factor)
+        decision = Decision(market, account.borrower, skip, attempt_id)
         self.parts.observer.decided(found, proof, decision, detail)
         return decision
 
