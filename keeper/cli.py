@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -23,7 +23,10 @@ from keeper.config.describe import describe, json_schema, keys
 from keeper.errors import CheckFailed
 from keeper.model import Address, address
 from keeper.ops import logging, tables
+from keeper.ops.control import Caller
 from keeper.ops.http import ask_livez
+from keeper.ops.status import status as status_table
+from keeper.ops.status import stops
 from keeper.session import Commands, Session, keeper_version
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -228,6 +231,76 @@ def health(session: Session, path: Path | None) -> None:
     if not found.ok:
         raise CheckFailed("; ".join(found.reasons))
     click.echo("alive")
+
+
+def with_mode(function: F) -> F:
+    """--live or --dry on a command that talks to a running keeper."""
+    chosen = click.option("--live", "mode", flag_value="live", default=None, help="The live keeper.")
+    other = click.option(
+        "--dry", "mode", flag_value="dry", default=None, help="The dry one; without either the live one if it runs."
+    )
+    return chosen(other(function))
+
+
+@contextmanager
+def calling(session: Session, path: Path | None, mode: str | None) -> Iterator[Caller]:
+    """A connection to the keeper that runs on this configuration."""
+    with closing(Caller.find(session.load(path, quiet=True).data_dir, mode)) as caller:
+        yield caller
+
+
+@cli.command()
+@click.option("--reason", default="", help="A word for whoever looks later.")
+@with_mode
+@with_config
+@click.pass_obj
+def pause(session: Session, path: Path | None, mode: str | None, reason: str) -> None:
+    """Stop the running keeper from sending anything new; it watches on, and tends what it has sent."""
+    with calling(session, path, mode) as caller:
+        said = caller.ask("pause", reason=reason)
+    click.echo(
+        f"paused: nothing new is sent until `keeper resume`, also after a restart; {said['in_flight']} in flight"
+    )
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@with_mode
+@with_config
+@click.pass_obj
+def resume(session: Session, path: Path | None, mode: str | None, names: tuple[str, ...]) -> None:
+    """Let the running keeper send again: lift all that stops it, or only NAMES.
+
+    A name is a breaker's, "pause", "quarantine", or the borrower of a quarantined position.
+    """
+    with calling(session, path, mode) as caller:
+        said = caller.ask("resume", names=list(names))
+    click.echo(f"lifted: {', '.join(said['lifted'])}" if said["lifted"] else "nothing had to be lifted")
+    for line in stops(said["status"]):
+        click.echo(f"still {line}")
+
+
+@cli.command()
+@click.option("--watch", is_flag=True, help="Again every second, until interrupted.")
+@with_mode
+@with_config
+@with_json
+@click.pass_obj
+def status(session: Session, path: Path | None, mode: str | None, *, watch: bool, as_json: bool) -> None:
+    """Show what the running keeper does, and everything that keeps it from sending."""
+    out = tables.console()
+    with calling(session, path, mode) as caller:
+        while True:
+            said = caller.ask("status")
+            if watch and out.is_terminal and not as_json:
+                out.clear()
+            if watch and as_json:
+                click.echo(orjson.dumps(said).decode())
+            else:
+                tables.emit_json(out, said) if as_json else out.print(status_table(said))
+            if not watch:
+                return
+            time.sleep(1.0)
 
 
 @cli.group(name="config")

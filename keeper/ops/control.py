@@ -166,12 +166,16 @@ class Caller:
     @classmethod
     def find(cls, data_dir: Path, mode: str | None = None) -> Caller:
         """The keeper of `mode`; without one the live keeper if it runs, else the dry one. Raises CheckFailed."""
-        for one in MODES if mode is None else (mode,):
-            path = socket_path(data_dir, one)
-            if mode is not None or listening(path):
-                return cls(path)
-        # A folder of somebody else hides whether there are sockets in it: connecting says so.
-        return cls(socket_path(data_dir, MODES[0]))
+        if mode is not None:
+            return cls(socket_path(data_dir, mode))
+        paths = [socket_path(data_dir, one) for one in MODES]
+        running = [path for path in paths if listening(path)]
+        if running:
+            return cls(running[0])
+        folder = paths[0].parent
+        if folder.is_dir() and not os.access(folder, os.X_OK):
+            return cls(paths[0])  # to hear why not
+        raise CheckFailed(f"no keeper listens in {folder}: is it running, and on this data.dir?")
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """The result of one command; raises CheckFailed with the keeper's own sentence when it refuses."""
