@@ -19,6 +19,8 @@ from keeper.execution.lane import Lane, LanePolicy, Sending
 from keeper.execution.relays import Bundle, Relays, Told, replacement_uuid
 from keeper.execution.replies import Answer, Reception, Sender, combine
 from keeper.execution.signer import Signer
+from keeper.execution.submit import LiveSubmitter
+from keeper.execution.track import Tracker
 from keeper.model import Attempt, AttemptState, Hash, Head, Order, Signed, TxKind, Verdict
 from keeper.ports import Ledger
 
@@ -125,9 +127,11 @@ class PrivateLane(Lane):
 
     async def _deliver(self, attempt: Attempt, tx: Signed, head: Head) -> Answer:
         terms = Terms.of(attempt)
-        if terms is None and attempt.state is AttemptState.INTENT:
+        if terms is None and attempt.state is AttemptState.INTENT and tx.kind is TxKind.EXECUTE:
             leader = self._leaders.get(attempt.id)
-            terms = Terms(attempt.head_number + self.private.blocks, leader.hash if leader else None)
+            # Behind another transaction it is for one block: it is planned anew for as long as that one waits.
+            last = attempt.head_number + (self.private.blocks if leader is None else 1)
+            terms = Terms(last, leader.hash if leader else None)
             # Before anybody is told: a kill in between leaves no doubt about who may know it.
             await self._ledger.record([Verdict(attempt.id, AttemptState.SIGNED, str(terms))])
         if terms is None or tx.kind is TxKind.CANCEL:
@@ -188,3 +192,18 @@ def _as_one(told: list[Told]) -> Answer:
     if answer.reception.refused and answer.reception not in lasting:
         return Answer(Reception.UNCERTAIN, answer.detail)
     return answer
+
+
+class PrivateSubmitter(LiveSubmitter):
+    """Sends through a private lane, also directly behind somebody else's transaction."""
+
+    def __init__(self, ledger: Ledger, lane: PrivateLane, tracker: Tracker) -> None:
+        super().__init__(ledger, lane, tracker)
+        self._private = lane
+
+    async def submit_behind(self, order: Order, leader: Leader) -> Sending:
+        """Sign and offer [leader, ours] for the next block, and for no other."""
+        try:
+            return await self._private.submit(order, leader)
+        finally:
+            await self._look()

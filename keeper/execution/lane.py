@@ -7,10 +7,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from keeper.chain.wire import quantity
-from keeper.errors import Halt
+from keeper.errors import BadData, Halt, Transient
 from keeper.execution.fees import Bid, bump_up, highest_base_fee
 from keeper.execution.replies import Answer, Reception, Sender, combine
 from keeper.execution.signer import Signer, Unsigned
@@ -18,10 +16,13 @@ from keeper.execution.verdicts import OPEN, WITH_RECEIPT
 from keeper.model import Address, Attempt, AttemptState, Head, Order, Signed, TxKind, Verdict
 from keeper.ports import Ledger
 
-log = structlog.get_logger(__name__)
 _S = AttemptState
+GAP = "nonce gap"  # the market of an attempt that only fills one
 
-BRIDGE = "(nonce)"  # stands where a liquidation names its market
+
+def new_attempt_id() -> str:
+    """A fresh settlement id, 32 random bytes as 0x hex: it goes into the calldata, so it is drawn before simulating."""
+    return "0x" + secrets.token_bytes(32).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Lane:
         self.policy = policy or LanePolicy()
         self._turn = asyncio.Lock()
         self._counts: _Counts | None = None
-        self._gap: tuple[int, int] | None = None  # a nonce nobody holds, and the head number it was first seen at
+        self._gap_since: tuple[int, int] | None = None  # nonce, head number at which it was first seen
+        self._sending: set[asyncio.Task[Sending]] = set()
         self._cancelled_at: dict[str, int] = {}  # attempt -> head number at which its newest cancellation was signed
 
     @property
@@ -84,22 +86,38 @@ class Lane:
     async def submit(self, order: Order) -> Sending:
         """Sign and send `order` at the next free nonce.
 
-        Raises Transient when the nonce cannot be read (nothing was written), Halt when the ledger cannot be written.
+        Raises Transient when the nonce cannot be read or the signer does not answer (nothing is signed then), Halt
+        when the ledger cannot be written. A caller that is cancelled or times out does not interrupt it half-way.
         """
+        sending = asyncio.create_task(self._submit(order))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
+        return await asyncio.shield(sending)
+
+    async def _submit(self, order: Order) -> Sending:
         async with self._turn:
             nonce = await self._next_nonce(order.head)
             attempt = await self._ledger.intend(order, self.address, nonce)
             offer = Bid(order.gas_limit, order.max_fee, order.tip)
-            tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
-            answer = await self._deliver(attempt, tx, order.head)
-            if answer.reception is Reception.ACCEPTED:
-                await self._ledger.sent(attempt.id, order.head.number)
-            elif answer.reception.refused:
-                # Nobody has it, so it holds nothing up; it is watched until its nonce is spent all the same.
-                self._counts = None
-                detail = f"refused ({answer.reception}): {answer.detail}"
-                await self._ledger.record([Verdict(attempt.id, _S.DROPPED, detail)])
-            return Sending(attempt.id, nonce, answer.reception, answer.detail)
+            try:
+                tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
+            except (Transient, BadData) as error:
+                detail = f"the signer did not sign: {error}"
+                await self._ledger.record([Verdict(attempt.id, _S.DROPPED, detail, closed=True)])
+                raise
+            return await self._hand_out(attempt, tx, order.head)
+
+    async def _hand_out(self, attempt: Attempt, tx: Signed, head: Head) -> Sending:
+        """The first sending of an attempt."""
+        answer = await self._deliver(attempt, tx, head)
+        if answer.reception is Reception.ACCEPTED:
+            await self._ledger.sent(attempt.id, head.number)
+        elif answer.reception.refused:
+            # Nobody has it, so it holds nothing up; it is watched until its nonce is spent all the same.
+            self._counts = None
+            detail = f"refused ({answer.reception}): {answer.detail}"
+            await self._ledger.record([Verdict(attempt.id, _S.DROPPED, detail)])
+        return Sending(attempt.id, attempt.nonce, answer.reception, answer.detail)
 
     async def rebroadcast(self, attempt: Attempt, head: Head) -> Answer:
         """Hand out the attempt's newest transaction again, byte for byte."""
@@ -112,7 +130,7 @@ class Lane:
     async def cancel(self, attempt: Attempt, head: Head) -> Answer | None:
         """Outbid the attempt's own transactions with a self-transfer at the same nonce; None when too dear."""
         async with self._turn:
-            offer = self._outbid(attempt, head)
+            offer = self._outbid(attempt.nonce, await self._ledger.unsettled(), head)
             if offer is None:
                 return None
             tx = await self._sign(attempt, TxKind.CANCEL, self.address, b"", offer)
@@ -146,11 +164,16 @@ class Lane:
 
         `now` rebroadcasts at once: after a restart or a reorganisation.
         """
-        if not attempt.txs or attempt.signer != self.address:
+        if attempt.signer != self.address:
+            return
+        if not attempt.txs:
+            await self._abandon(attempt)
             return
         if attempt.txs[-1].kind is TxKind.CANCEL:
             since = self._cancelled_at.setdefault(attempt.id, head.number)
-            give_up = head.number - since >= self.policy.bump_every
+            # Behind another nonce it waits for that one, not for a better price.
+            next_in_line = self._counts is None or attempt.nonce <= self._counts.latest
+            give_up = next_in_line and head.number - since >= self.policy.bump_every
         else:
             give_up = not wanted or head.number - attempt.head_number >= self.policy.max_age
         if give_up and await self.cancel(attempt, head):
@@ -159,49 +182,47 @@ class Lane:
         if now or last is None or not 0 <= head.number - last < self.policy.rebroadcast_every:
             await self.rebroadcast(attempt, head)
 
-    async def bridge(self, attempts: Sequence[Attempt], head: Head) -> None:
-        """Take the nonce that nobody holds below the lowest open attempt, with a self-transfer that is an attempt too.
+    async def fill_gap(self, head: Head) -> Sending | None:
+        """Send a self-transfer at the next nonce when open attempts wait behind it and nobody holds it.
 
-        Somebody else's transaction with this key was counted on and then evicted, or a node miscounted: what was signed
-        above such a gap could neither be mined nor cancelled. A gap is believed when it is seen at two heads.
+        So it is after a transaction sent by hand was reorganised away, or evicted, in front of ours. An order takes the
+        gap first if one comes within `bump_every` blocks. To be called after `observe` at the same head.
         """
         async with self._turn:
-            mine = [a for a in attempts if a.signer == self.address]
-            lowest = min((a.nonce for a in mine if a.state in OPEN), default=0)
-            counts, before = self._counts, self._gap
-            free = counts is not None and counts.head == head and counts.latest == counts.pending < lowest
-            if counts is None or not free or any(a.nonce == counts.latest and _holds_nonce(a) for a in mine):
-                self._gap = None
-                return
-            self._gap = (counts.latest, head.number)
-            if before is None or before[0] != counts.latest or before[1] >= head.number:
-                return
-            tip = self.policy.min_tip
-            offer = Bid(
-                self.policy.cancel_gas, highest_base_fee(head.next_base_fee(), self.policy.bump_every) + tip, tip
-            )
-            if offer.max_fee > self.policy.max_fee:
-                return
+            attempts = await self._ledger.unsettled()
+            gap = self._gap(attempts, head)
+            if gap is None:
+                self._gap_since = None
+                return None
+            if self._gap_since is None or self._gap_since[0] != gap:
+                self._gap_since = (gap, head.number)
+            if head.number - self._gap_since[1] < self.policy.bump_every:
+                return None
+            offer = self._outbid(gap, attempts, head)
+            if offer is None:
+                return None
+            me = self.address
             order = Order(
-                id="0x" + secrets.token_hex(32),
-                market=BRIDGE,
-                borrower=self.address,
-                to=self.address,
-                data=b"",
-                gas_limit=offer.gas_limit,
-                max_fee=offer.max_fee,
-                tip=tip,
-                head=head,
-                predicted_gain=0,
-                predicted_gas=offer.gas_limit,
-                predicted_net=0,
-            )
-            attempt = await self._ledger.intend(order, self.address, counts.latest)
-            tx = await self._sign(attempt, TxKind.CANCEL, self.address, b"", offer)
-            answer = await self._deliver(attempt, tx, head)
-            if answer.reception is Reception.ACCEPTED:
-                await self._ledger.sent(attempt.id, head.number)
-            log.warning("nonce_bridged", signer=self.address, nonce=attempt.nonce, answer=answer.reception)
+                new_attempt_id(), GAP, me, me, b"", offer.gas_limit, offer.max_fee, offer.tip, head, 0,
+                offer.gas_limit, -offer.most,
+            )  # fmt: skip
+            attempt = await self._ledger.intend(order, me, gap)
+            tx = await self._sign(attempt, TxKind.CANCEL, me, b"", offer)
+            return await self._hand_out(attempt, tx, head)
+
+    def _gap(self, attempts: Sequence[Attempt], head: Head) -> int | None:
+        """The nonce at which everything waits although nobody holds it, as of `head`."""
+        counts = self._counts
+        if counts is None or counts.head != head or counts.pending > counts.latest:
+            return None
+        held = {a.nonce for a in attempts if a.signer == self.address and a.state in OPEN}
+        return counts.latest if held and min(held) > counts.latest else None
+
+    async def _abandon(self, attempt: Attempt) -> None:
+        """Give back the nonce of an attempt that nobody is signing any more."""
+        async with self._turn:  # whoever had it before us has signed it by now, or never will
+            if any(a.id == attempt.id and a.state is _S.INTENT for a in await self._ledger.unsettled()):
+                await self._ledger.record([Verdict(attempt.id, _S.DROPPED, "never signed", closed=True)])
 
     async def _deliver(self, attempt: Attempt, tx: Signed, head: Head) -> Answer:
         """Hand out what is signed; `head` is the newest block known."""
@@ -227,14 +248,18 @@ class Lane:
             nonce += 1
         return nonce
 
-    def _outbid(self, attempt: Attempt, head: Head) -> Bid | None:
+    def _outbid(self, nonce: int, attempts: Sequence[Attempt], head: Head) -> Bid | None:
+        """Fees for a self-transfer that replaces whatever was ever signed at `nonce`; None above the ceiling.
+
+        All attempts there count, also those given up: their transactions may still wait in a pool, and a cancellation
+        at the same price as an earlier one would be the same transaction.
+        """
         percent = self.policy.bump_percent
-        tip = max(self.policy.min_tip, *(bump_up(tx.tip, percent) for tx in attempt.txs))
+        known = [tx for a in attempts if a.signer == self.address and a.nonce == nonce for tx in a.txs]
+        tip = max([self.policy.min_tip, *(bump_up(tx.tip, percent) for tx in known)])
         base = highest_base_fee(head.next_base_fee(), self.policy.bump_every)
-        max_fee = max(base + tip, *(bump_up(tx.max_fee, percent) for tx in attempt.txs))
-        if max_fee > self.policy.max_fee:
-            return None
-        return Bid(self.policy.cancel_gas, max_fee, tip)
+        max_fee = max([base + tip, *(bump_up(tx.max_fee, percent) for tx in known)])
+        return Bid(self.policy.cancel_gas, max_fee, tip) if max_fee <= self.policy.max_fee else None
 
 
 def counts_request(signer: Address, head: Head) -> list[tuple[str, list[object]]]:

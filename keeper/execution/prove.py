@@ -60,6 +60,32 @@ class TransactionProver:
             for (plan, _), key, data, result in zip(jobs, ids, calls, results, strict=True)
         ]
 
+    async def prove_behind(
+        self, first: Mapping[str, str] | None, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote
+    ) -> list[Proof]:
+        """The same directly behind the call object `first` in the next block.
+
+        None stands for a transaction that only somebody else's relay has: nothing can be simulated then, and the plan's
+        own numbers make the order. That is for bundles only, which cost nothing when they fail, and the executor's
+        floor holds.
+        """
+        ids = [self._new_id() for _ in jobs]
+        calls = [self._calldata(plan, way, key) for (plan, way), key in zip(jobs, ids, strict=True)]
+        trials = [self._trial(plan, data, fees) for (plan, _), data in zip(jobs, calls, strict=True)]
+        if first is None:
+            results = [self._planned(plan, head) for plan, _ in jobs]
+        else:
+            timestamp = head.timestamp + self._settings.block_time
+            results = await self._simulator.behind(first, head, timestamp, trials)
+        return [
+            self._judge(plan, key, data, result, head, fees)
+            for (plan, _), key, data, result in zip(jobs, ids, calls, results, strict=True)
+        ]
+
+    def _planned(self, plan: Plan, head: Head) -> Simulation:
+        kept = plan.gain - plan.gain * self._coinbase_bps(plan) // BPS
+        return Simulation(head, ok=True, gain=kept, gas_used=plan.gas)
+
     def floor(self, plan: Plan) -> int:
         """The least gain the executor accepts, wei: what gas and the profit floor need, and no more slippage than set.
 

@@ -61,6 +61,28 @@ class Simulator:
         self._has_simulate = True
         self._has_block_overrides = True
 
+    async def behind(
+        self, first: Mapping[str, str], head: Head, timestamp: int, trials: Sequence[Trial]
+    ) -> list[Simulation]:
+        """What each trial does directly behind the call object `first` in one block, each on its own.
+
+        Raises Transient, also from a node without `eth_simulateV1`: nothing else runs two calls in one block.
+        """
+        requests = [("eth_simulateV1", self._simulate_params(head, timestamp, trial, first)) for trial in trials]
+        answers = await asyncio.gather(*(self._client.request(method, params) for method, params in requests))
+        found: list[Simulation] = []
+        for answer in answers:
+            try:
+                calls = answer[0]["calls"]
+                leads = quantity(calls[0]["status"], "a status") == 1
+                ours = [{**answer[0], "calls": calls[1:]}]
+            except (KeyError, IndexError, TypeError) as error:
+                raise BadData(f"the node's eth_simulateV1 cannot be read ({error!r}): use another endpoint") from error
+            reason = "the transaction before ours fails"
+            failed = Simulation(head, ok=False, gain=0, gas_used=0, revert=reason)
+            found.append(self._simulated(head, ours) if leads else failed)
+        return found
+
     async def run(self, head: Head, timestamp: int, trials: Sequence[Trial]) -> list[Simulation]:
         """What each trial does when included in block `head.number + 1` at `timestamp`, in the order of `trials`.
 
@@ -92,11 +114,13 @@ class Simulator:
         elif refusal.kind not in _CANNOT and not _invalid_transaction(refusal):
             raise refusal
 
-    def _simulate_params(self, head: Head, timestamp: int, trial: Trial) -> list[Any]:
+    def _simulate_params(
+        self, head: Head, timestamp: int, trial: Trial, first: Mapping[str, str] | None = None
+    ) -> list[Any]:
         block = {
             "blockOverrides": self._block(head, timestamp),
             "stateOverrides": self._overrides,
-            "calls": [self._transaction(trial)],
+            "calls": [*([first] if first is not None else []), self._transaction(trial)],
         }
         return [{"blockStateCalls": [block], "validation": True, "traceTransfers": False}, {"blockHash": head.hash}]
 
