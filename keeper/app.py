@@ -14,6 +14,7 @@ import click
 import structlog
 
 from keeper.assembly import Assembly, assemble, open_signer, private_policy, private_relays
+from keeper.bulletin import Bulletin, telling
 from keeper.chain.client import NodeClient
 from keeper.chain.heads import Heads
 
@@ -58,7 +59,11 @@ async def run(config: Config, redactor: Redactor, *, live: bool, once: bool) -> 
     with stop_event() as stop:
         if live:
             (await diagnose(config, live=True)).require()
-        async with assemble(config, live=live, watching=True) as parts, _desk(parts) as (journal, submitter):
+        async with (
+            assemble(config, live=live, watching=True) as parts,
+            telling(parts, redactor) as bulletin,
+            _desk(parts) as (journal, submitter),
+        ):
             registry = parts.metrics.registry
             server = Server(parts.vitals, registry, redactor, host=config.ops.http_host, port=config.ops.http_port)
             safety = _safety(parts, journal)
@@ -66,15 +71,22 @@ async def run(config: Config, redactor: Redactor, *, live: bool, once: bool) -> 
             control = Control(socket_path(config.data_dir, parts.mode), safety.handlers(), redactor)
             async with server, control:
                 log.info("started", mode=parts.mode, chain=config.chain.id, executor=parts.executor)
-                async with parts.rivals.recording(journal, RECORD_GRACE):
-                    await _until_stopped(parts, journal, submitter, safety, stop, once=once)
+                async with parts.rivals.recording(journal, RECORD_GRACE), bulletin.watching():
+                    await _until_stopped(parts, journal, submitter, safety, bulletin, stop, once=once)
                 parts.vitals.stopping = True
                 await parts.follower.save()
             log.info("stopped", mode=parts.mode, in_flight=submitter.pending)
 
 
 async def _until_stopped(
-    parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety, stop: asyncio.Event, *, once: bool
+    parts: Assembly,
+    journal: Journal,
+    submitter: Submitter,
+    safety: Safety,
+    bulletin: Bulletin,
+    stop: asyncio.Event,
+    *,
+    once: bool,
 ) -> None:
     starting = asyncio.ensure_future(parts.start())
     stopped = asyncio.ensure_future(stop.wait())
@@ -83,7 +95,7 @@ async def _until_stopped(
         if not starting.done():
             return
         head = await starting
-        engine = _engine(parts, journal, submitter, safety)
+        engine = _engine(parts, journal, submitter, safety, bulletin)
         chain = parts.config.chain
         heads_ = Heads(parts.client, block_time=chain.block_time, poll_interval=chain.poll_interval)
         async with heads_ as heads, Watch(parts, safety).watching(stop):
@@ -111,7 +123,7 @@ def _safety(parts: Assembly, journal: Journal) -> Safety:
     )
 
 
-def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety) -> Engine:
+def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety, bulletin: Bulletin) -> Engine:
     protocols = {name: market.protocol for name, market in parts.config.markets.items()}
     observer = Telemetry(parts.metrics, parts.vitals, parts.alerter, protocols, submitter, lambda: _provider(parts))
     wired = Parts(
@@ -124,7 +136,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         prover=parts.prover,
         submitter=submitter,
         recorder=journal,
-        observer=Several(observer, parts.rivals),
+        observer=Several(observer, parts.rivals, bulletin),
         safeguards=safety,
         clock=lambda: int(time.time()),
         venues=parts.venues,

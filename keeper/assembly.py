@@ -233,7 +233,7 @@ def _wire(
         max_loop_age=max(config.chain.max_head_age, 10 * config.chain.block_time) + config.chain.request_timeout,
         max_head_age=config.chain.max_head_age,
     )
-    alerter = LogAlerter(log, metrics)
+    alerter = LogAlerter(log, metrics, repeat_after=config.alerts.dedupe_window)
     executor = config.executor.address or DRY_EXECUTOR
     around = Surroundings(
         executor=executor,
