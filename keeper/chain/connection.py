@@ -203,9 +203,9 @@ class Connection:
             )
 
     async def _drop_if_deaf(self, since: float) -> None:
-        """Give up a socket from which nothing at all has come since: its other end may have died without a word."""
+        """Give up a socket on which nothing was answered since: its other end may have died, perhaps without a word."""
         provider = self._provider
-        if provider is not None and not isinstance(provider, Http) and provider.heard_at < since:
+        if provider is not None and not isinstance(provider, Http) and provider.answered_at < since:
             await self._drop()
 
     async def _drop(self) -> None:

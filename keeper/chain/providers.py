@@ -72,7 +72,7 @@ class _Futures(PersistentConnectionProvider):
         self._batches: dict[int, int] = {}  # any id of a batch → its first id
         self._subscribing: dict[int, Notify] = {}
         self._subscribers: dict[str, Notify] = {}
-        self.heard_at = 0.0  # monotonic; when the last message came
+        self.answered_at = 0.0  # monotonic; when the last answer came
 
     # -- the parts of web3's provider that are replaced
 
@@ -110,7 +110,6 @@ class _Futures(PersistentConnectionProvider):
         try:
             while True:
                 raw = await self.read_message()
-                self.heard_at = time.monotonic()
                 self._dispatch(orjson.loads(raw), len(raw))
         except (WebSocketException, OSError, ValueError, TypeError, AttributeError) as caught:  # or nonsense
             error = caught  # told to everybody who waits, in the place where they can act on it
@@ -203,6 +202,7 @@ class _Futures(PersistentConnectionProvider):
     def _resolve(self, number: int | None, message: Any, size: int) -> None:
         future = self._waiting.get(number) if number is not None else None
         if future is not None and not future.done():
+            self.answered_at = time.monotonic()
             future.set_result((message, size))
 
     def _end(self, error: BaseException) -> None:
