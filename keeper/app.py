@@ -174,7 +174,7 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
                 lane = PrivateLane(parts.client, journal, parts.signer, relays, policy, private_policy(config))
             else:
                 lane = Lane(parts.client, journal, parts.signer, policy)
-        tracker = Tracker(parts.client, journal, lane)
+        tracker = Tracker(parts.client, journal, lane, confirmations=config.chain.max_reorg_depth)
         found = await recover(journal, tracker, lane, await parts.client.head())
         log.info(
             "reconciled",
