@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 
 from keeper.model import (
     WAD,
+    ZERO_ADDRESS,
     Account,
     Address,
     Head,
@@ -25,7 +28,7 @@ from keeper.ports import Alerter, Client, Liquidation, Pair, Position, Status
 from keeper.protocols.aave_v3 import checks, events
 from keeper.protocols.aave_v3.calls import liquidation_steps
 from keeper.protocols.aave_v3.health import Health, Valuation
-from keeper.protocols.aave_v3.market import POOL
+from keeper.protocols.aave_v3.market import ORACLE, POOL
 from keeper.protocols.aave_v3.mirror import AaveV3Mirror
 from keeper.protocols.aave_v3.pair import AavePair
 from keeper.protocols.aave_v3.positions import Scene, build_position
@@ -78,6 +81,25 @@ class AaveV3Book(AaveV3Mirror):
     def unknown_assets(self) -> frozenset[Address]:
         """Assets without a usable price at this head: whoever holds or owes them is unknown."""
         return self._prices.unknown
+
+    def prices(self) -> Mapping[Address, int | None]:
+        """Base currency per whole token by asset at this head; None where the oracle has none."""
+        return {asset: price for asset, price in self._prices.values.items() if asset in self.market.by_asset}
+
+    async def price_sources(self, client: Client, head: Head) -> dict[Address, Address]:
+        """For each asset the contract its price is asked of (AaveOracle.getSourceOfAsset); none for the fallback's."""
+        assets = list(self.market.by_asset)
+        reads = [Read(self.market.oracle, ORACLE.encode("getSourceOfAsset", asset)) for asset in assets]
+        answers = await client.read(reads, head) if reads else []
+        found = {a: address(ORACLE.decode("getSourceOfAsset", raw)[0]) for a, raw in zip(assets, answers, strict=True)}
+        return {asset: source for asset, source in found.items() if source != ZERO_ADDRESS}
+
+    def with_prices(self, prices: Mapping[Address, int]) -> Self:
+        """This book with some prices replaced, for reading only: it shares everything else and must not be advanced."""
+        view = copy.copy(self)
+        view._prices = self._prices.replaced(prices)  # noqa: SLF001 - of its own class
+        view._valuations = {}  # noqa: SLF001 - likewise
+        return view
 
     def tokens(self) -> tuple[Token, ...]:
         return () if self._market is None else tuple(r.token for r in self._market.reserves.values())

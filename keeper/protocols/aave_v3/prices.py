@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 from keeper.abi import interface
@@ -35,6 +36,12 @@ class Prices:
     def unknown(self) -> frozenset[Address]:
         """Assets and e-mode price sources without a price."""
         return frozenset(key for key, price in self.values.items() if not price)
+
+    def replaced(self, prices: Mapping[Address, int]) -> Prices:
+        """The same with some prices replaced; prices that are not known here are not added."""
+        other = copy.copy(self)
+        other.values = {key: prices.get(key, price) for key, price in self.values.items()}
+        return other
 
     def reads(self, market: Market) -> tuple[Read, ...]:
         """The views of one head; `take` understands the answers to the last ones asked for."""

@@ -1,0 +1,248 @@
+"""Liquidations directly behind a price update that is not mined yet: the loop's own steps, over repriced books."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeGuard
+
+import structlog
+
+from keeper.chain.mempool import Pending
+from keeper.engine import Engine, Observer, Parts
+from keeper.errors import BadData, Halt, KeeperError, Transient
+from keeper.execution.bundles import Leader
+from keeper.execution.oracle_updates import Feeds, Repricable, Update
+from keeper.model import Address, Decision, FeeQuote, Head, Order, Plan, Verdict
+from keeper.ports import Book, Client, Liquidation, Proof, Sent, Submitter, Synced
+from keeper.strategy.opportunity import Opportunity
+
+log = structlog.get_logger("keeper")
+
+_REMEMBERED = 1_000  # updates
+
+
+class BehindProver(Protocol):
+    """A prover that can put another transaction first."""
+
+    async def prove_behind(
+        self, first: Mapping[str, str] | None, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote
+    ) -> list[Proof]: ...
+
+
+class BehindSubmitter(Protocol):
+    """A submitter that can offer an order behind another transaction."""
+
+    async def submit_behind(self, order: Order, leader: Leader) -> Sent: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backruns:
+    """What backruns need beside the loop's own parts. `submitter` is None in a dry run, which records orders only.
+
+    An update that stays pending is tried at `blocks` heads.
+    """
+
+    feeds: Feeds
+    client: Client
+    prover: BehindProver
+    submitter: BehindSubmitter | None
+    blocks: int = 4
+
+
+class BackrunEngine(Engine):
+    """The loop, which between two heads also acts on pending updates of the feeds behind its books."""
+
+    def __init__(
+        self, parts: Parts, backruns: Backruns, *, block_time: int, audit_every: int, audit_sample: int
+    ) -> None:
+        super().__init__(parts, block_time=block_time, audit_every=audit_every, audit_sample=audit_sample)
+        self._backruns = backruns
+        self._turn = asyncio.Lock()
+        self._stop: asyncio.Event | None = None
+        self._seen: tuple[Synced, FeeQuote] | None = None
+        self._waiting: dict[str, tuple[Update, int]] = {}  # by hash, with the head at which it was first seen
+
+    async def step(self, head: Head, stop: asyncio.Event | None = None) -> tuple[Decision, ...]:
+        """One pass, then the feeds if it is time, then the updates that still wait."""
+        async with self._turn:
+            self._stop = stop
+            decisions = await super().step(head, stop)
+            if self._seen is not None:
+                await self._look_after(self._seen[0].head)
+            return decisions
+
+    async def survey(self, synced: Synced, fees: FeeQuote) -> list[Opportunity]:
+        self._seen = synced, fees
+        return await super().survey(synced, fees)
+
+    async def follow(self, updates: AsyncIterator[Update]) -> None:
+        """React to each update, until cancelled. A failure of the node ends one reaction, not the following."""
+        async for update in updates:
+            try:
+                await self.react(update)
+            except Halt:
+                raise  # the loop itself finds the same
+            except KeeperError as error:
+                log.info("backrun.interrupted", update=update.hash, reason=str(error))
+
+    async def react(self, update: Update) -> Decision | None:
+        """Act on one update; None when there was nothing to send. Raises Transient, BadData, Halt."""
+        async with self._turn:
+            if self._seen is None or update.hash in self._waiting:
+                return None
+            self._waiting[update.hash] = update, self._seen[0].head.number
+            while len(self._waiting) > _REMEMBERED:
+                self._waiting.pop(next(iter(self._waiting)))
+            return await self._try(update)
+
+    async def _look_after(self, head: Head) -> None:
+        backruns = self._backruns
+        try:
+            if backruns.feeds.due(head):
+                await backruns.feeds.read(backruns.client, [b for b in self.parts.books if _repricable(b)], head)
+            self._waiting = {
+                key: (update, since)
+                for key, (update, since) in self._waiting.items()
+                if head.number - since < backruns.blocks
+            }
+            hashes = list(self._waiting)
+            found = await backruns.client.batch([("eth_getTransactionByHash", [tx_hash]) for tx_hash in hashes])
+            for tx_hash, body in zip(hashes, found, strict=True):
+                update, _ = self._waiting[tx_hash]
+                if update.tx is not None and (body is None or body.get("blockNumber") is not None):
+                    del self._waiting[tx_hash]  # mined or replaced: the book has its price, or never will
+                elif update.tx is None and body is not None:
+                    del self._waiting[tx_hash]
+                else:
+                    await self._try(update)
+        except (Transient, BadData) as error:
+            log.info("backrun.interrupted", reason=str(error))
+
+    async def _try(self, update: Update) -> Decision | None:
+        if self._seen is None or (self._stop is not None and self._stop.is_set()):
+            return None
+        synced, fees = self._seen
+        pairs: list[tuple[Book, Book]] = []
+        for book in self.parts.books:
+            if not _repricable(book) or book.name in synced.behind or not book.status.trusted:
+                continue
+            assets = self._backruns.feeds.of(update.aggregator, book.name)
+            present = book.prices()
+            prices = {asset: update.answer for asset in assets if present.get(asset) not in (None, update.answer)}
+            if prices:
+                pairs.append((book, book.with_prices(prices)))
+        if not pairs or (update.tx is not None and update.tx.raw is None):
+            return None
+        leader = Leader(update.hash, update.tx.raw if update.tx is not None else None)
+        scout = _Scout(self.parts, self._backruns, leader, None if update.tx is None else call_of(update.tx), pairs)
+        return await scout.act(synced, fees, self._block_time)
+
+
+class _Scout(Engine):
+    """The steps of a pass for positions that only the update makes liquidatable."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        backruns: Backruns,
+        leader: Leader,
+        first: Mapping[str, str] | None,
+        pairs: Sequence[tuple[Book, Book]],
+    ) -> None:
+        wired = replace(
+            parts,
+            prover=_Behind(backruns.prover, first),
+            submitter=_Following(parts.submitter, backruns.submitter, leader),
+            observer=_Quiet(parts.observer, leader),
+        )
+        super().__init__(wired, block_time=0, audit_every=1, audit_sample=0)
+        self._pairs = pairs
+
+    async def act(self, synced: Synced, fees: FeeQuote, block_time: int) -> Decision | None:
+        """The best of them is sent: one bundle per update."""
+        quoter = self.parts.quoter(fees, synced.behind)
+        timestamp = synced.head.timestamp + block_time
+        found: list[Opportunity] = []
+        for book, view in self._pairs:
+            for borrower in view.screen(timestamp):
+                position = view.position(borrower, timestamp)
+                if position is not None and book.position(borrower, timestamp) is None:
+                    found.append(self._consider(view, position, quoter, fees))
+                    await asyncio.sleep(0)
+        proved = await self._prove(found, synced.head, fees)
+        able = [item for item in proved if item[1] is not None and item[1].order is not None]
+        for opportunity, _, skip in proved:
+            if skip is not None:
+                account = opportunity.position.account
+                log.info("backrun.skipped", borrower=account.borrower, reason=skip.reason, detail=skip.detail)
+        if not able:
+            return None
+        best = max(able, key=lambda item: item[1].order.predicted_net if item[1] and item[1].order else 0)
+        return await self._finish(*best, None)
+
+
+class _Behind:
+    def __init__(self, inner: BehindProver, first: Mapping[str, str] | None) -> None:
+        self._inner, self._first = inner, first
+
+    async def prove(self, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote) -> list[Proof]:
+        return await self._inner.prove_behind(self._first, jobs, head, fees)
+
+
+class _Following:
+    def __init__(self, inner: Submitter, behind: BehindSubmitter | None, leader: Leader) -> None:
+        self._inner, self._behind, self._leader = inner, behind, leader
+
+    @property
+    def pending(self) -> int:
+        return self._inner.pending
+
+    async def settle(self, head: Head) -> Sequence[Verdict]:
+        return ()
+
+    def in_flight(self, market: str, borrower: Address, head: Head) -> str | None:
+        return self._inner.in_flight(market, borrower, head)
+
+    async def submit(self, order: Order) -> Sent:
+        if self._behind is None:
+            return await self._inner.submit(order)
+        return await self._behind.submit_behind(order, self._leader)
+
+
+class _Quiet:
+    """A hypothetical position is no news; an order that went out is."""
+
+    def __init__(self, inner: Observer, leader: Leader) -> None:
+        self._inner, self._leader = inner, leader
+
+    def synced(self, step: Synced) -> None: ...
+    def settled(self, verdict: Verdict) -> None: ...
+    def audited(self, market: str, difference: object) -> None: ...
+    def surveyed(self, book: Book, found: Sequence[Opportunity]) -> None: ...
+    def passed(self, head: Head) -> None: ...
+    def interrupted(self, head: Head, error: KeeperError) -> None: ...
+
+    def decided(self, found: Opportunity, proof: Proof | None, decision: Decision, detail: str) -> None:
+        if decision.attempt_id is not None:
+            log.info("backrun.sent", update=self._leader.hash, attempt=decision.attempt_id)
+            self._inner.decided(found, proof, decision, detail)
+
+
+def call_of(tx: Pending) -> dict[str, str]:
+    """The call object of a pending transaction."""
+    return {
+        "from": tx.sender,
+        "to": tx.to,
+        "input": "0x" + tx.data.hex(),
+        "nonce": hex(tx.nonce),
+        "gas": hex(tx.gas),
+        "value": hex(tx.value),
+        "maxFeePerGas": hex(tx.max_fee),
+        "maxPriorityFeePerGas": hex(tx.tip),
+    }
+
+
+def _repricable(book: Book) -> TypeGuard[Repricable]:
+    return hasattr(book, "with_prices")
