@@ -30,6 +30,7 @@ MODES = ("live", "dry")
 _MOST_BYTES = 64 * 1024  # of one line
 _MOST_CLIENTS = 16
 _IDLE = 60.0  # seconds
+_HEARING = 2.0  # seconds for a request that is going to be refused
 _LONGEST_PATH = 100  # bytes; sockaddr_un holds 104 to 108, by system
 
 
@@ -104,9 +105,9 @@ class Control:
         try:
             peer = _peer_uid(writer.get_extra_info("socket"))
             if peer is not None and peer != self._uid:
-                await self._say(writer, _no(f"user {peer} may not control the keeper of user {self._uid}"))
+                await self._refuse(reader, writer, f"user {peer} may not control the keeper of user {self._uid}")
             elif len(self._clients) > _MOST_CLIENTS:
-                await self._say(writer, _no("too many connections: close one"))
+                await self._refuse(reader, writer, "too many connections: close one")
             else:
                 await self._serve(reader, writer)
         except (OSError, TimeoutError, asyncio.CancelledError):
@@ -114,6 +115,13 @@ class Control:
         finally:
             self._clients.discard(task)
             writer.close()
+
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reason: str) -> None:
+        """Hear the request first: who finds the door shut while still speaking does not hear why."""
+        with suppress(ValueError):
+            async with asyncio.timeout(_HEARING):
+                await reader.readline()
+        await self._say(writer, _no(reason))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -132,10 +140,11 @@ class Control:
             request = orjson.loads(line)
         except orjson.JSONDecodeError:
             return _no("a request is one line of JSON")
-        if not isinstance(request, dict) or request.get("command") not in self._handlers:
+        handler = self._handlers.get(str(request.get("command"))) if isinstance(request, dict) else None
+        if handler is None:
             return _no(f"a request is an object whose command is one of {', '.join(self._handlers)}")
         try:
-            return {"ok": True, "result": await self._handlers[request["command"]](request)}
+            return {"ok": True, "result": await handler(request)}
         except KeeperError as error:
             return _no(str(error))
 
