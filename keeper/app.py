@@ -23,9 +23,10 @@ from keeper.checkup import diagnose
 from keeper.config import Config
 from keeper.demo import perform
 from keeper.devchain.serve import serve
+from keeper.early import engine_for, following
 from keeper.engine import Engine, Parts
 from keeper.errors import ConfigError
-from keeper.execution.bundles import PrivateLane
+from keeper.execution.bundles import PrivateLane, PrivateSubmitter
 from keeper.execution.deploy import deploy as deploy_executor
 from keeper.execution.lane import Lane, LanePolicy
 from keeper.execution.recover import recover
@@ -98,7 +99,7 @@ async def _until_stopped(
         engine = _engine(parts, journal, submitter, safety, bulletin)
         chain = parts.config.chain
         heads_ = Heads(parts.client, block_time=chain.block_time, poll_interval=chain.poll_interval)
-        async with heads_ as heads, Watch(parts, safety).watching(stop):
+        async with heads_ as heads, Watch(parts, safety).watching(stop), following(parts, engine):
             log.info("watching", block=head.number, markets=[book.name for book in parts.books])
             if once:
                 await engine.step(head, stop)
@@ -141,13 +142,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         clock=lambda: int(time.time()),
         venues=parts.venues,
     )
-    config = parts.config
-    return Engine(
-        wired,
-        block_time=parts.block_time,
-        audit_every=config.audit.every,
-        audit_sample=config.audit.sample,
-    )
+    return engine_for(parts, wired)
 
 
 def _provider(parts: Assembly) -> str | None:
@@ -186,6 +181,8 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
         )
         if lane is None:
             yield journal, DrySubmitter(parts.client, journal, parts.sender)
+        elif isinstance(lane, PrivateLane):
+            yield journal, PrivateSubmitter(journal, lane, tracker)
         else:
             yield journal, LiveSubmitter(journal, lane, tracker)
 

@@ -64,6 +64,11 @@ class BackrunEngine(Engine):
         self._seen: tuple[Synced, FeeQuote] | None = None
         self._waiting: dict[str, tuple[Update, int]] = {}  # by hash, with the head at which it was first seen
 
+    @property
+    def feeds(self) -> Feeds:
+        """The feeds behind the books."""
+        return self._backruns.feeds
+
     async def step(self, head: Head, stop: asyncio.Event | None = None) -> tuple[Decision, ...]:
         """One pass, then the feeds if it is time, then the updates that still wait."""
         async with self._turn:

@@ -187,6 +187,25 @@ class Relay(Section):
         description="Ask it to simulate first (eth_callBundle, where offered) and keep back what fails there.",
     )
 
+    stream: Url | None = Field(
+        None, description="Its MEV-Share event stream (http(s)://): bids follow hints about feed updates; unset: none."
+    )
+
+    @model_validator(mode="after")
+    def _hints_need_shares(self) -> Self:
+        if self.stream is not None and self.offer != "mev_share":
+            raise ValueError('stream needs offer = "mev_share": only such a relay can place a bid behind a hash')
+        return self
+
+
+class Mempool(Section):
+    """Acting on price updates that are not mined yet. Liquidations then go out as bundles right behind them."""
+
+    enabled: bool = Field(default=False, description="Follow the node's pending transactions (needs relays).")
+    feeds_every: Whole = Field(
+        50, gt=0, description="Blocks between two looks at which aggregators stand behind the markets' prices."
+    )
+
 
 class Private(Section):
     """What all relays share."""
@@ -312,11 +331,18 @@ class Config(Section):
     signer: Signer = Field(default_factory=lambda: Signer.model_validate({}))
     strategy: Strategy = Field(default_factory=lambda: Strategy.model_validate({}))
     relays: dict[Name, Relay] = Field(default_factory=dict, description="One table per private relay or builder.")
+    mempool: Mempool = Field(default_factory=lambda: Mempool.model_validate({}))
     private: Private = Field(default_factory=lambda: Private.model_validate({}))
     audit: Audit = Field(default_factory=lambda: Audit.model_validate({}))
     breakers: Breakers = Field(default_factory=lambda: Breakers.model_validate({}))
     alerts: Alerts = Field(default_factory=lambda: Alerts.model_validate({}))
     ops: Ops = Field(default_factory=lambda: Ops.model_validate({}))
+
+    @model_validator(mode="after")
+    def _backruns_are_for_relays(self) -> Self:
+        if self.mempool.enabled and all(relay.offer == "transaction" for relay in self.relays.values()):
+            raise ValueError("mempool.enabled needs a relay that takes bundles: add a [relays.<name>] table")
+        return self
 
     @model_validator(mode="after")
     def _coinbase_is_for_relays(self) -> Self:
@@ -341,7 +367,8 @@ class Config(Section):
     def secrets(self) -> tuple[str, ...]:
         """Every string that must never be shown, for the log's redaction. Not for anything else."""
         found: list[str] = []
-        for endpoint in (*self.chain.endpoints, *(relay.url for relay in self.relays.values())):
+        relays = [url for relay in self.relays.values() for url in (relay.url, relay.stream) if url is not None]
+        for endpoint in (*self.chain.endpoints, *relays):
             if endpoint.kind == "ipc":
                 continue
             parts = urlsplit(endpoint.reveal())
