@@ -39,7 +39,7 @@ class Clock:
 
 
 def main(cases: int = 200, seed: int = 1) -> None:
-    """Print quantiles over random worlds; the best of three, after one that warms the pools' ladders as in a running keeper."""
+    """Print quantiles over random worlds: the best of three, after one that warms the pools as in a running keeper."""
     planner = Planner(PlannerSettings(NATIVE.address))
     plans: list[float] = []
     quotes: list[float] = []
