@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from keeper.chain.wire import quantity
-from keeper.errors import Halt
+from keeper.errors import BadData, Halt, Transient
 from keeper.execution.fees import Bid, bump_up, highest_base_fee
 from keeper.execution.replies import Answer, Reception, Sender, combine
 from keeper.execution.signer import Signer, Unsigned
@@ -62,6 +62,7 @@ class Lane:
         self.policy = policy or LanePolicy()
         self._turn = asyncio.Lock()
         self._counts: _Counts | None = None
+        self._sending: set[asyncio.Task[Sending]] = set()
         self._cancelled_at: dict[str, int] = {}  # attempt -> head number at which its newest cancellation was signed
 
     @property
@@ -76,13 +77,25 @@ class Lane:
     async def submit(self, order: Order) -> Sending:
         """Sign and send `order` at the next free nonce.
 
-        Raises Transient when the nonce cannot be read (nothing was written), Halt when the ledger cannot be written.
+        Raises Transient when the nonce cannot be read or the signer does not answer (nothing is signed then), Halt
+        when the ledger cannot be written. A caller that is cancelled or times out does not interrupt it half-way.
         """
+        sending = asyncio.create_task(self._submit(order))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
+        return await asyncio.shield(sending)
+
+    async def _submit(self, order: Order) -> Sending:
         async with self._turn:
             nonce = await self._next_nonce(order.head)
             attempt = await self._ledger.intend(order, self.address, nonce)
             offer = Bid(order.gas_limit, order.max_fee, order.tip)
-            tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
+            try:
+                tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
+            except (Transient, BadData) as error:
+                detail = f"the signer did not sign: {error}"
+                await self._ledger.record([Verdict(attempt.id, _S.DROPPED, detail, closed=True)])
+                raise
             answer = combine(await self._client.send_raw(tx.raw))
             if answer.reception is Reception.ACCEPTED:
                 await self._ledger.sent(attempt.id, order.head.number)
@@ -138,7 +151,10 @@ class Lane:
 
         `now` rebroadcasts at once: after a restart or a reorganisation.
         """
-        if not attempt.txs or attempt.signer != self.address:
+        if attempt.signer != self.address:
+            return
+        if not attempt.txs:
+            await self._abandon(attempt)
             return
         if attempt.txs[-1].kind is TxKind.CANCEL:
             since = self._cancelled_at.setdefault(attempt.id, head.number)
@@ -150,6 +166,12 @@ class Lane:
         last = attempt.sent_number
         if now or last is None or not 0 <= head.number - last < self.policy.rebroadcast_every:
             await self.rebroadcast(attempt, head)
+
+    async def _abandon(self, attempt: Attempt) -> None:
+        """Give back the nonce of an attempt that nobody is signing any more."""
+        async with self._turn:  # whoever had it before us has signed it by now, or never will
+            if any(a.id == attempt.id and a.state is _S.INTENT for a in await self._ledger.unsettled()):
+                await self._ledger.record([Verdict(attempt.id, _S.DROPPED, "never signed", closed=True)])
 
     async def _sign(self, attempt: Attempt, kind: TxKind, to: Address, data: bytes, offer: Bid) -> Signed:
         unsigned = Unsigned(kind, attempt.nonce, to, data, offer.gas_limit, offer.max_fee, offer.tip)

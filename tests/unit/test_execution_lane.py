@@ -11,12 +11,16 @@ import pytest
 
 from keeper.errors import Transient
 from keeper.execution.lane import Lane, LanePolicy
+from keeper.execution.receipt import Receipt
 from keeper.execution.recover import UNSIGNED, recover
 from keeper.execution.replies import Reception
+from keeper.execution.signer import Unsigned
 from keeper.execution.submit import DRY, DrySubmitter, LiveSubmitter, new_attempt_id
 from keeper.execution.track import Tracker
+from keeper.execution.verdicts import Evidence, judge
 from keeper.journal import Journal, queries
-from keeper.model import Address, Attempt, AttemptState, Head, Order, TxKind, Verdict
+from keeper.model import Address, Attempt, AttemptState, Hash, Head, Order, Signed, TxKind, Verdict
+from keeper.ports import Ledger, Submitter
 from tests.support.execution_chain import GAIN, GWEI, ME, Chain, FakeClient, FakeSigner, Tx, an_order, encode_tx
 
 pytestmark = pytest.mark.unit
@@ -84,6 +88,22 @@ async def test_nonces_of_others_with_the_same_key_are_left_alone(desk: Desk) -> 
     assert (await desk.submitter.submit(desk.order())).nonce == 1
 
 
+async def test_what_was_read_at_another_head_or_proved_wrong_is_read_again(desk: Desk) -> None:
+    """A nonce spent in a newer block is not reused, and a refusal makes the lane look at the pool again."""
+    await desk.submitter.submit(desk.order(1))
+    desk.chain.evict(lambda tx: True)
+    desk.chain.foreign()
+    desk.chain.mine()
+    await desk.journal.record([Verdict((await desk.only()).id, S.DROPPED, "lost")])
+    assert (await desk.submitter.submit(desk.order(2))).nonce == 1
+    desk.chain.evict(lambda tx: True)
+    await desk.journal.record([Verdict((await desk.journal.unsettled())[1].id, S.DROPPED, "lost")])
+    desk.chain.foreign()  # at nonce 1, after the lane has looked
+    refused = await desk.submitter.submit(desk.order(3))
+    assert (refused.nonce, refused.reception) == (1, Reception.UNDERPRICED)
+    assert (await desk.submitter.submit(desk.order(3))).nonce == 2
+
+
 async def test_a_gap_is_filled_first(desk: Desk) -> None:
     """A nonce that nobody holds any more goes to the next order, so that those behind it can be mined."""
     first, second = desk.order(1), desk.order(2)
@@ -103,6 +123,55 @@ async def test_an_unreadable_nonce_writes_nothing(desk: Desk) -> None:
     with pytest.raises(Transient):
         await desk.submitter.submit(desk.order(head=lost))
     assert await desk.journal.ask(queries.attempts) == []
+
+
+class Sulking(FakeSigner):
+    """A remote signer that answers when it likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answering = asyncio.Event()
+        self.fails = False
+
+    async def sign(self, tx: Unsigned) -> Signed:
+        if self.fails:
+            raise Transient("the signer does not answer")
+        await self.answering.wait()
+        return await super().sign(tx)
+
+
+async def test_a_signer_that_fails_gives_the_nonce_back(desk: Desk) -> None:
+    """Nothing signed means nothing held: the attempt is closed and the next order has its nonce."""
+    signer = Sulking()
+    signer.fails = True
+    lane = Lane(desk.client, desk.journal, signer, POLICY)
+    order = desk.order(1)
+    with pytest.raises(Transient):
+        await lane.submit(order)
+    assert await desk.state(order.id) == ("dropped", True)
+    assert (await desk.submitter.submit(desk.order(2))).nonce == 0
+
+
+async def test_a_caller_that_gives_up_does_not_interrupt(desk: Desk) -> None:
+    """A time-out around `submit` leaves no half-signed attempt: it goes out all the same, and is found in flight."""
+    signer = Sulking()
+    lane = Lane(desk.client, desk.journal, signer, POLICY)
+    order = desk.order(1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(lane.submit(order), 0.05)
+    assert await desk.state(order.id) == ("intent", False)
+    signer.answering.set()
+    second = await lane.submit(desk.order(2))
+    assert second.nonce == 1
+    assert await desk.state(order.id) == ("sent", False)
+
+
+async def test_an_orphaned_intent_is_abandoned_at_the_next_head(desk: Desk) -> None:
+    """An intent that nobody is signing any more gives its nonce back without a restart."""
+    order = desk.order(1)
+    await desk.journal.intend(order, ME, 0)
+    await desk.submitter.settle(desk.head)
+    assert await desk.state(order.id) == ("dropped", True)
 
 
 # ------------------------------------------------------------------------------------------------- receptions
@@ -341,6 +410,38 @@ async def test_a_foreign_transaction_is_believed_at_the_second_look(desk: Desk) 
     assert await desk.state(order.id) == ("dropped", True)
 
 
+async def test_a_spent_nonce_is_not_cancelled(desk: Desk) -> None:
+    """An old attempt whose nonce somebody else spent gets no cancellation: there is nothing left to take back."""
+    order = desk.order()
+    await desk.submitter.submit(order)
+    for _ in range(POLICY.max_age - 1):
+        desk.chain.mine(lambda tx: False)
+        await desk.submitter.settle(desk.head)
+    desk.chain.foreign()
+    for _ in range(3):
+        desk.chain.mine()
+        await desk.submitter.settle(desk.head)
+    assert [tx.kind for tx in (await desk.only()).txs] == [TxKind.EXECUTE]
+    assert await desk.state(order.id) == ("dropped", False)
+
+
+def test_evidence_of_another_fork_counts_for_nothing() -> None:
+    """Receipts above the head, or at its height in another block, do not decide even when the nonce is spent."""
+    head = Chain().head
+    tx = Signed(TxKind.EXECUTE, 0, Hash("0x" + "11" * 32), b"raw", 1, 1, 1)
+    attempt = Attempt("0x" + "01" * 32, "m", OTHER, ME, 0, S.SENT, 0, 90, txs=(tx,), sent_number=90)
+    for number, block_hash, believed in (
+        (head.number - 1, Hash("0x" + "22" * 32), True),
+        (head.number, head.hash, True),
+        (head.number, Hash("0x" + "22" * 32), False),
+        (head.number + 1, Hash("0x" + "22" * 32), False),
+    ):
+        receipt = Receipt(Hash("0x" + "11" * 32), number, block_hash, succeeded=False, gas_used=1, gas_price=1, logs=())
+        evidence = Evidence(head, 1, {receipt.tx_hash: receipt}, {})
+        found = judge([attempt], evidence, 3, lambda attempt: False)
+        assert [verdict.state for verdict in found] == ([S.REVERTED] if believed else [])
+
+
 async def test_a_lagging_receipt_is_no_foreign_transaction(desk: Desk) -> None:
     """The nonce is spent, the receipt comes one head later: mined, never dropped."""
     order = desk.order()
@@ -485,3 +586,11 @@ async def test_a_dry_run_records_and_sends_nothing(tmp_path: Path) -> None:
     assert len(left.abandoned) == 1
     assert await journal.unsettled() == []
     await journal.close()
+
+
+def test_both_submitters_serve_the_engine(desk: Desk) -> None:
+    """Dry and live are called through one port."""
+    ports: list[Submitter] = [desk.submitter, DrySubmitter(desk.client, desk.journal, ME)]
+    ledger: Ledger = desk.journal
+    assert len(ports) == 2
+    assert ledger is desk.journal
