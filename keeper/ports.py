@@ -354,34 +354,6 @@ class Recorder(Protocol):
         """Every liquidatable position of the pass, each exactly once; raises Halt when it cannot be written."""
 
 
-class Submission(Protocol):
-    """What became of an order that was handed in."""
-
-    @property
-    def attempt_id(self) -> str: ...
-    @property
-    def nonce(self) -> int: ...
-    @property
-    def reception(self) -> str:
-        """What the endpoints said: ``accepted``, ``uncertain``, or why they all refused."""
-
-    @property
-    def detail(self) -> str: ...
-
-
-class Submitter(Protocol):
-    """What the engine hands orders to; dry and live are called alike."""
-
-    async def settle(self, head: Head) -> Sequence[Verdict]:
-        """First of all at every head: what became of earlier attempts."""
-
-    def in_flight(self, market: str, borrower: Address, head: Head) -> str | None:
-        """The attempt that may still change this position; while there is one, no other is submitted."""
-
-    async def submit(self, order: Order) -> Submission:
-        """Take one order; raises Transient when nothing was signed, Halt when nothing can be written."""
-
-
 class Alerter(Protocol):
     """Tells a person."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+
 from keeper.chain.wire import quantity
 from keeper.execution.lane import Lane, Sending
 from keeper.execution.replies import Reception
