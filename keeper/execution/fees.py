@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from statistics import median_low
 
 from keeper.chain.wire import quantity
-from keeper.config.schema import Strategy
 from keeper.errors import BadData
 from keeper.model import FeeQuote, Head
 from keeper.ports import Client
@@ -62,23 +61,6 @@ class Bid:
     def most(self) -> int:
         """Wei this transaction can cost at worst."""
         return self.gas_limit * self.max_fee
-
-
-def policy_from(strategy: Strategy) -> FeePolicy:
-    """The fee policy of a configuration's ``[strategy]`` table."""
-    tips: dict[str, FixedTip | PercentileTip | ShareTip] = {
-        "fixed": FixedTip(),
-        "percentile": PercentileTip(strategy.tip_percentile),
-        "share": ShareTip(strategy.tip_share_bps),
-    }
-    return FeePolicy(
-        tip=tips[strategy.tip_policy],
-        min_tip=strategy.tip,
-        max_tip=strategy.max_gas_price,
-        max_fee=strategy.max_gas_price,
-        spend_share_bps=strategy.max_fee_share_bps,
-        headroom_blocks=strategy.inclusion_slack,
-    )
 
 
 class FeeSource:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from keeper.config.schema import Strategy
 from keeper.errors import BadData
 from keeper.execution.fees import (
     BPS,
@@ -24,7 +23,6 @@ from keeper.execution.fees import (
     gas_limit_up,
     highest_base_fee,
     paid,
-    policy_from,
 )
 from keeper.model import FeeQuote
 from tests.support.execution_chain import GWEI, Chain, FakeClient
@@ -143,20 +141,6 @@ async def test_a_malformed_history_is_bad_data(answer: Any) -> None:
     """Nonsense from the node is named as such."""
     with pytest.raises(BadData):
         await FeeSource(History(answer), replace(FIXED, tip=PercentileTip())).quote(HEAD)
-
-
-def test_the_configuration_becomes_a_policy() -> None:
-    """Each word for a tip policy means its class, with the configured numbers."""
-    for word, tip in (
-        ("fixed", FixedTip()),
-        ("percentile", PercentileTip(70)),
-        ("share", ShareTip(1_500)),
-    ):
-        strategy = Strategy.model_validate(
-            {"tip_policy": word, "tip": "2 gwei", "tip_percentile": 70, "tip_share_bps": 1_500}
-            | {"max_gas_price": "80 gwei", "max_fee_share_bps": 4_000, "inclusion_slack": 2}
-        )
-        assert policy_from(strategy) == FeePolicy(tip, 2 * GWEI, 80 * GWEI, 80 * GWEI, 4_000, 2)
 
 
 async def test_a_fixed_tip_asks_nobody() -> None:
