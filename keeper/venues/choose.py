@@ -7,7 +7,7 @@ better set settles at another level, so the two are worked out in turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keeper.model import Address
 from keeper.venues.chains import Chain
@@ -17,8 +17,11 @@ _CLOSE = 1e-4  # of the level
 _LARGEST = 18  # rivals compared exhaustively
 
 
-def surplus_at(chain: Chain, exact_out: bool, level: float, most: int) -> float:
-    """What a path brings over the marginal price that belongs to `level`, trading until it gets there or to `most`."""
+def surplus_at(chain: Chain, exact_out: bool, level: float, most: int, cost: Callable[[int], int]) -> float:
+    """What a path brings over the marginal price that belongs to `level`, trading until it gets there or to `most`.
+
+    Less its gas, at `cost` of it; 0 when the path starts beyond `level`.
+    """
     low, high = 0, most
     at = chain.probe(exact_out, 0)
     if at is None or at.level >= level:
@@ -39,7 +42,8 @@ def surplus_at(chain: Chain, exact_out: bool, level: float, most: int) -> float:
         if close or high - low < 2:
             break
     at_margin = low / (level * level)
-    return at_margin - at.other if exact_out else at.other - at_margin
+    surplus = at_margin - at.other if exact_out else at.other - at_margin
+    return surplus - cost(chain.gas(exact_out, low)) if low else 0.0
 
 
 def greedy(ordered: Sequence[Chain]) -> list[Chain]:
