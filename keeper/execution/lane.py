@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keeper.chain.wire import quantity
@@ -15,6 +17,12 @@ from keeper.model import Address, Attempt, AttemptState, Head, Order, Signed, Tx
 from keeper.ports import Ledger
 
 _S = AttemptState
+GAP = "nonce gap"  # the market of an attempt that only fills one
+
+
+def new_attempt_id() -> str:
+    """A fresh settlement id, 32 random bytes as 0x hex: it goes into the calldata, so it is drawn before simulating."""
+    return "0x" + secrets.token_bytes(32).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class Lane:
         self.policy = policy or LanePolicy()
         self._turn = asyncio.Lock()
         self._counts: _Counts | None = None
+        self._gap_since: tuple[int, int] | None = None  # nonce, head number at which it was first seen
         self._sending: set[asyncio.Task[Sending]] = set()
         self._cancelled_at: dict[str, int] = {}  # attempt -> head number at which its newest cancellation was signed
 
@@ -96,15 +105,19 @@ class Lane:
                 detail = f"the signer did not sign: {error}"
                 await self._ledger.record([Verdict(attempt.id, _S.DROPPED, detail, closed=True)])
                 raise
-            answer = combine(await self._client.send_raw(tx.raw))
-            if answer.reception is Reception.ACCEPTED:
-                await self._ledger.sent(attempt.id, order.head.number)
-            elif answer.reception.refused:
-                # Nobody has it, so it holds nothing up; it is watched until its nonce is spent all the same.
-                self._counts = None
-                detail = f"refused ({answer.reception}): {answer.detail}"
-                await self._ledger.record([Verdict(attempt.id, _S.DROPPED, detail)])
-            return Sending(attempt.id, nonce, answer.reception, answer.detail)
+            return await self._hand_out(attempt, tx, order.head)
+
+    async def _hand_out(self, attempt: Attempt, tx: Signed, head: Head) -> Sending:
+        """The first sending of an attempt."""
+        answer = combine(await self._client.send_raw(tx.raw))
+        if answer.reception is Reception.ACCEPTED:
+            await self._ledger.sent(attempt.id, head.number)
+        elif answer.reception.refused:
+            # Nobody has it, so it holds nothing up; it is watched until its nonce is spent all the same.
+            self._counts = None
+            detail = f"refused ({answer.reception}): {answer.detail}"
+            await self._ledger.record([Verdict(attempt.id, _S.DROPPED, detail)])
+        return Sending(attempt.id, attempt.nonce, answer.reception, answer.detail)
 
     async def rebroadcast(self, attempt: Attempt, head: Head) -> Answer:
         """Hand out the attempt's newest transaction again, byte for byte."""
@@ -158,7 +171,9 @@ class Lane:
             return
         if attempt.txs[-1].kind is TxKind.CANCEL:
             since = self._cancelled_at.setdefault(attempt.id, head.number)
-            give_up = head.number - since >= self.policy.bump_every
+            # Behind another nonce it waits for that one, not for a better price.
+            next_in_line = self._counts is None or attempt.nonce <= self._counts.latest
+            give_up = next_in_line and head.number - since >= self.policy.bump_every
         else:
             give_up = not wanted or head.number - attempt.head_number >= self.policy.max_age
         if give_up and await self.cancel(attempt, head):
@@ -166,6 +181,40 @@ class Lane:
         last = attempt.sent_number
         if now or last is None or not 0 <= head.number - last < self.policy.rebroadcast_every:
             await self.rebroadcast(attempt, head)
+
+    async def fill_gap(self, head: Head) -> Sending | None:
+        """Send a self-transfer at the next nonce when open attempts wait behind it and nobody holds it.
+
+        So it is after a transaction sent by hand was reorganised away, or evicted, in front of ours. An order takes the
+        gap first if one comes within `bump_every` blocks. To be called after `observe` at the same head.
+        """
+        async with self._turn:
+            gap = self._gap(await self._ledger.unsettled(), head)
+            if gap is None:
+                self._gap_since = None
+                return None
+            if self._gap_since is None or self._gap_since[0] != gap:
+                self._gap_since = (gap, head.number)
+            if head.number - self._gap_since[1] < self.policy.bump_every:
+                return None
+            tip = self.policy.min_tip
+            max_fee = highest_base_fee(head.next_base_fee(), self.policy.bump_every) + tip
+            if max_fee > self.policy.max_fee:
+                return None
+            gas = self.policy.cancel_gas
+            me = self.address
+            order = Order(new_attempt_id(), GAP, me, me, b"", gas, max_fee, tip, head, 0, gas, -gas * max_fee)
+            attempt = await self._ledger.intend(order, me, gap)
+            tx = await self._sign(attempt, TxKind.CANCEL, me, b"", Bid(gas, max_fee, tip))
+            return await self._hand_out(attempt, tx, head)
+
+    def _gap(self, attempts: Sequence[Attempt], head: Head) -> int | None:
+        """The nonce at which everything waits although nobody holds it, as of `head`."""
+        counts = self._counts
+        if counts is None or counts.head != head or counts.pending > counts.latest:
+            return None
+        held = {a.nonce for a in attempts if a.signer == self.address and a.state in OPEN}
+        return counts.latest if held and min(held) > counts.latest else None
 
     async def _abandon(self, attempt: Attempt) -> None:
         """Give back the nonce of an attempt that nobody is signing any more."""

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 
 from keeper.chain.wire import quantity
-from keeper.execution.lane import Lane, Sending
+from keeper.execution.lane import Lane, Sending, new_attempt_id
 from keeper.execution.replies import Reception
 from keeper.execution.track import Tracker
 from keeper.execution.verdicts import OPEN
 from keeper.model import Address, AttemptState, Head, Order, Signed, TxKind, Verdict
 from keeper.ports import Client, Ledger
 
+__all__ = ["DRY", "DrySubmitter", "LiveSubmitter", "new_attempt_id"]
+
 DRY = "dry run: nothing was signed or sent"
-
-
-def new_attempt_id() -> str:
-    """A fresh settlement id, 32 random bytes as 0x hex: it goes into the calldata, so it is drawn before simulating."""
-    return "0x" + secrets.token_bytes(32).hex()
 
 
 class LiveSubmitter:

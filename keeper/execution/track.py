@@ -52,6 +52,7 @@ class Tracker:
                 if attempt.state in OPEN and not self.is_missing(attempt.id):
                     wanted = attempt.id not in outdated
                     await self._lane.tend(attempt, head, wanted=wanted, now=attempt.id in undone)
+            await self._lane.fill_gap(head)
         return changed
 
     def is_missing(self, attempt_id: str) -> bool:

@@ -110,7 +110,7 @@ class Run:
         if rng.random() < 0.25:
             self.positions.add(rng.randbytes(20))
         if rng.random() < 0.1:
-            chain.evict(lambda tx: tx.kind != "foreign" and rng.random() < 0.5)
+            chain.evict(lambda tx: rng.random() < 0.5)
         if rng.random() < 0.06:
             chain.foreign()
         if rng.random() < 0.1:
@@ -178,6 +178,7 @@ class Run:
                 assert attempt.state is expected[attempt.id]
             else:
                 assert attempt.state in (AttemptState.REPLACED, AttemptState.DROPPED)
+        assert len({tx.nonce for tx, _, _ in self.chain.on_chain()}) == self.chain.state.nonces.get(ME, 0)
         outcomes = await self.journal.ask(_outcomes)
         assert outcomes == {key: str(state) for key, state in expected.items()}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keeper.errors import Transient
-from keeper.execution.lane import Lane, LanePolicy
+from keeper.execution.lane import GAP, Lane, LanePolicy
 from keeper.execution.receipt import Receipt
 from keeper.execution.recover import UNSIGNED, recover
 from keeper.execution.replies import Reception
@@ -123,6 +123,37 @@ async def test_an_unreadable_nonce_writes_nothing(desk: Desk) -> None:
     with pytest.raises(Transient):
         await desk.submitter.submit(desk.order(head=lost))
     assert await desk.journal.ask(queries.attempts) == []
+
+
+async def test_a_gap_that_no_order_fills_is_filled(desk: Desk) -> None:
+    """A transaction sent by hand vanishes in front of ours: a self-transfer takes its nonce, and ours are mined."""
+    by_hand = desk.chain.foreign()
+    order = desk.order()
+    assert (await desk.submitter.submit(order)).nonce == 1
+    desk.chain.evict(lambda tx: tx.hash == by_hand.hash)
+    for _ in range(POLICY.bump_every + 1):
+        desk.chain.mine()
+        assert await desk.state(order.id) == ("sent", False)
+        await desk.submitter.settle(desk.head)
+    filler = (await desk.journal.ask(queries.attempts))[0]
+    assert (filler.market, filler.nonce, filler.state) == (GAP, 0, "sent")
+    for _ in range(CONFIRMATIONS):
+        desk.chain.mine()
+        await desk.submitter.settle(desk.head)
+    assert await desk.state(order.id) == ("mined", True)
+    assert await desk.state(filler.id) == ("cancelled", True)
+    assert await desk.journal.unsettled() == []
+
+
+async def test_what_waits_behind_another_nonce_is_not_bumped(desk: Desk) -> None:
+    """A cancellation behind a transaction sent by hand is signed once: a better price would not help it."""
+    desk.chain.foreign()
+    order = desk.order()
+    await desk.submitter.submit(order)
+    for _ in range(POLICY.max_age + 4 * POLICY.bump_every):
+        desk.chain.mine(lambda tx: False)
+        await desk.submitter.settle(desk.head)
+    assert [tx.kind for tx in (await desk.only()).txs] == [TxKind.EXECUTE, TxKind.CANCEL]
 
 
 class Sulking(FakeSigner):
