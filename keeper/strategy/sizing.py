@@ -27,6 +27,7 @@ GRID = 6  # halvings of the grid
 VISIBLE = 20  # gas matters to the search when it is more than 1/VISIBLE of the net
 # Powers of two by which a width is divided:
 SLOPE = 9  # distance from a curve's end to the second trial, which shows whether it still rises there
+SLOPE_COARSE = 5  # the same where rounding to coarse units would hide the slope over so short a distance
 STEP = 4  # least distance from other tried amounts
 FINEST = 10  # untried pieces of less than this part of their amounts are left alone
 REFINED = 8  # the same beside the best amount where gas is visible
@@ -36,10 +37,20 @@ class Curve(Generic[T]):
     """One way of liquidating, as a function of the amount.
 
     `domain` are closed intervals, ascending. `ceiling` is an upper bound of the net at the domain's end before any
-    price impact, `floor_cost` a lower bound of the gas cost, both wei; with None as ceiling nothing is known.
+    price impact, `floor_cost` a lower bound of the gas cost, both wei; with None as ceiling nothing is known. `coarse`
+    says that an asset's base unit is worth something.
     """
 
-    def __init__(self, domain: Sequence[Piece], score: Score[T], ceiling: int | None, floor_cost: int) -> None:
+    def __init__(
+        self,
+        domain: Sequence[Piece],
+        score: Score[T],
+        ceiling: int | None,
+        floor_cost: int,
+        *,
+        coarse: bool = False,
+    ) -> None:
+        self._slope_step = SLOPE_COARSE if coarse else SLOPE
         self.ceiling = ceiling
         self.best: tuple[int, T] | None = None  # net, what was tried
         self.tried = 0
@@ -183,7 +194,7 @@ class Curve(Generic[T]):
         elif right and high + 1 == right[0][0]:
             if right[0][1] + right[0][2] < 0:  # far too much, where the slope tells little
                 at = min(at, low + width // 2 if left else max(low, high // 4))
-            at = min(at, high - (width >> (STEP if len(right) == 2 else SLOPE)))
+            at = min(at, high - (width >> (STEP if len(right) == 2 else self._slope_step)))
         if left and low - 1 == left[-1][0]:
             at = max(at, low + (width >> STEP))
         return bound, at
