@@ -130,7 +130,7 @@ class Lane:
     async def cancel(self, attempt: Attempt, head: Head) -> Answer | None:
         """Outbid the attempt's own transactions with a self-transfer at the same nonce; None when too dear."""
         async with self._turn:
-            offer = self._outbid(attempt, head)
+            offer = self._outbid(attempt.nonce, await self._ledger.unsettled(), head)
             if offer is None:
                 return None
             tx = await self._sign(attempt, TxKind.CANCEL, self.address, b"", offer)
@@ -189,7 +189,8 @@ class Lane:
         gap first if one comes within `bump_every` blocks. To be called after `observe` at the same head.
         """
         async with self._turn:
-            gap = self._gap(await self._ledger.unsettled(), head)
+            attempts = await self._ledger.unsettled()
+            gap = self._gap(attempts, head)
             if gap is None:
                 self._gap_since = None
                 return None
@@ -197,15 +198,16 @@ class Lane:
                 self._gap_since = (gap, head.number)
             if head.number - self._gap_since[1] < self.policy.bump_every:
                 return None
-            tip = self.policy.min_tip
-            max_fee = highest_base_fee(head.next_base_fee(), self.policy.bump_every) + tip
-            if max_fee > self.policy.max_fee:
+            offer = self._outbid(gap, attempts, head)
+            if offer is None:
                 return None
-            gas = self.policy.cancel_gas
             me = self.address
-            order = Order(new_attempt_id(), GAP, me, me, b"", gas, max_fee, tip, head, 0, gas, -gas * max_fee)
+            order = Order(
+                new_attempt_id(), GAP, me, me, b"", offer.gas_limit, offer.max_fee, offer.tip, head, 0,
+                offer.gas_limit, -offer.most,
+            )  # fmt: skip
             attempt = await self._ledger.intend(order, me, gap)
-            tx = await self._sign(attempt, TxKind.CANCEL, me, b"", Bid(gas, max_fee, tip))
+            tx = await self._sign(attempt, TxKind.CANCEL, me, b"", offer)
             return await self._hand_out(attempt, tx, head)
 
     def _gap(self, attempts: Sequence[Attempt], head: Head) -> int | None:
@@ -242,14 +244,18 @@ class Lane:
             nonce += 1
         return nonce
 
-    def _outbid(self, attempt: Attempt, head: Head) -> Bid | None:
+    def _outbid(self, nonce: int, attempts: Sequence[Attempt], head: Head) -> Bid | None:
+        """Fees for a self-transfer that replaces whatever was ever signed at `nonce`; None above the ceiling.
+
+        All attempts there count, also those given up: their transactions may still wait in a pool, and a cancellation
+        at the same price as an earlier one would be the same transaction.
+        """
         percent = self.policy.bump_percent
-        tip = max(self.policy.min_tip, *(bump_up(tx.tip, percent) for tx in attempt.txs))
+        known = [tx for a in attempts if a.signer == self.address and a.nonce == nonce for tx in a.txs]
+        tip = max([self.policy.min_tip, *(bump_up(tx.tip, percent) for tx in known)])
         base = highest_base_fee(head.next_base_fee(), self.policy.bump_every)
-        max_fee = max(base + tip, *(bump_up(tx.max_fee, percent) for tx in attempt.txs))
-        if max_fee > self.policy.max_fee:
-            return None
-        return Bid(self.policy.cancel_gas, max_fee, tip)
+        max_fee = max([base + tip, *(bump_up(tx.max_fee, percent) for tx in known)])
+        return Bid(self.policy.cancel_gas, max_fee, tip) if max_fee <= self.policy.max_fee else None
 
 
 def counts_request(signer: Address, head: Head) -> list[tuple[str, list[object]]]:

@@ -326,6 +326,25 @@ async def test_a_cancellation_has_a_ceiling(tmp_path: Path) -> None:
     await journal.close()
 
 
+async def test_a_cancellation_outbids_everything_at_its_nonce(desk: Desk) -> None:
+    """Also what an attempt that was given up had signed there: the same price would be the same transaction."""
+    first, second = desk.order(1), desk.order(2)
+    await desk.submitter.submit(first)
+    assert await desk.lane.cancel(await desk.only(), desk.head) is not None
+    await desk.journal.record([Verdict(first.id, S.DROPPED, "taken for lost")])
+    desk.chain.evict(lambda tx: True)
+    await desk.submitter.submit(second)
+    _, newer = sorted(await desk.journal.unsettled(), key=lambda a: a.id == second.id)
+    assert await desk.lane.cancel(newer, desk.head) is not None
+    found = [tx for a in await desk.journal.unsettled() for tx in a.txs if tx.kind is TxKind.CANCEL]
+    low, high = sorted(found, key=lambda tx: tx.max_fee)
+    assert high.max_fee * 100 >= low.max_fee * 113
+    for _ in range(CONFIRMATIONS):
+        desk.chain.mine()
+        await desk.submitter.settle(desk.head)
+    assert (await desk.state(first.id), await desk.state(second.id)) == (("dropped", True), ("cancelled", True))
+
+
 async def test_speeding_up_pins_the_nonce(desk: Desk) -> None:
     """A dearer version of the same attempt takes the same nonce; one that is not dear enough is not signed."""
     order = desk.order()

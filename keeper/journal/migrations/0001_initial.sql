@@ -80,7 +80,7 @@ CREATE TABLE transactions (
     attempt_id TEXT NOT NULL REFERENCES attempts (id),
     kind       TEXT NOT NULL CHECK (kind IN ('execute', 'cancel')),
     nonce      INTEGER NOT NULL,
-    hash       TEXT UNIQUE,            -- NULL in a dry run, where nothing is signed
+    hash       TEXT,                   -- NULL in a dry run, where nothing is signed
     raw        BLOB NOT NULL,
     gas_limit  TEXT NOT NULL,
     max_fee    TEXT NOT NULL,
@@ -89,6 +89,7 @@ CREATE TABLE transactions (
     sent_at    INTEGER                 -- first time an endpoint took it
 );
 CREATE INDEX transactions_attempt ON transactions (attempt_id, id);
+CREATE INDEX transactions_hash ON transactions (hash);
 
 -- Read from the receipt; the prediction is in attempts.
 CREATE TABLE outcomes (
