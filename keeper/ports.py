@@ -88,6 +88,12 @@ class Mirror(Protocol):
     def distrust(self, reason: str) -> None:
         """Become unknown until reloaded: nothing may be decided from this mirror."""
 
+    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
+        """Compare `sample` of what is mirrored with the chain's own view at `head`; a Skip names the first difference.
+
+        A mirror that can re-read just what differed is `dirty` afterwards; any other has to be distrusted.
+        """
+
     def snapshot(self) -> bytes:
         """Everything `restore` needs, for disk."""
 
@@ -195,9 +201,6 @@ class Book(Mirror, Protocol):
 
     def liquidation(self, pair: Pair, borrower: Address, repay: int) -> Liquidation:
         """The executor steps for one pair and amount."""
-
-    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
-        """Compare `sample` borrowers with the protocol's own view at `head`; a Skip names the first difference."""
 
 
 class Venue(Mirror, Protocol):
