@@ -98,7 +98,7 @@ class Follower:
         Raises Transient when the node fails; calling it again goes on with what was done. Whatever a mirror refuses is
         announced and retried by later passes.
         """
-        if not len(self._chain):
+        if not len(self._chain) or self._chain.tip != head:  # after an interrupted start the window may be long gone
             with _shared(head):
                 await self._reset(head)
         for track in self._tracks:

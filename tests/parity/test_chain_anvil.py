@@ -29,7 +29,7 @@ from keeper.chain.refusals import Kind, Refusal
 from keeper.devchain.anvil import Anvil
 from keeper.devchain.solc import ROOT, compile_standard
 from keeper.errors import BadData, ConfigError, Transient
-from keeper.model import Address, Block, Head, Log, Read, Watch
+from keeper.model import Address, Block, Head, Log, Read, Skip, Watch
 from tests.chain_fakes import FakeAlerter, fold
 
 pytestmark = [pytest.mark.parity, pytest.mark.xdist_group("chain_anvil")]
@@ -158,6 +158,9 @@ class Digest:
         self.observed = (head, len(answers))
 
     async def refresh(self, client: Any, head: Head) -> None: ...
+
+    async def audit(self, client: Any, head: Head, sample: int) -> Skip | None:
+        return None
 
     def rewind(self, number: int) -> None:
         for later in [n for n in self.states if n > number]:
