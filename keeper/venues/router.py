@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from keeper.model import Address, Path, Route
-from keeper.venues.chains import Chain, Graph
+from keeper.venues.chains import Chain, Graph, Leg
 from keeper.venues.choose import greedy, heaviest, rival, runners_up, surplus_at
 from keeper.venues.pool import Pool
 from keeper.venues.split import Point, Probe, split
@@ -76,6 +76,16 @@ class Router:
                     raise ValueError(f"pool {hop.pool} cannot trade {hop.amount_in} for {hop.amount_out}")
                 pools[hop.pool] = traded[1]
         return self._copy(pools, self._gas_price, {})
+
+    def again(self, route: Route) -> Route | None:
+        """The same paths with the same fixed amounts, traded here; None when one cannot take or give its amount."""
+        shares = [path.amount_out if route.exact_out else path.amount_in for path in route.paths]
+        chains = [
+            Chain(tuple(Leg(self._pools[hop.pool], hop.token_in < hop.token_out) for hop in path.hops))
+            for path in route.paths
+        ]
+        offer = self._offer(chains, shares, route.exact_out, _Cost(0, 1))
+        return None if offer is None else Route(route.token_in, route.token_out, offer.paths, offer.gas, route.exact_out)
 
     def sell(
         self, token_in: Address, token_out: Address, amount_in: int, avoid: frozenset[Address] = _NOTHING

@@ -22,7 +22,7 @@ from tests.support.strategy_worlds import World, random_world
 pytestmark = pytest.mark.property
 
 SEED = int(os.environ.get("KEEPER_SEED", "20261122"))
-SETTINGS = PlannerSettings(NATIVE.address)
+SETTINGS = PlannerSettings(NATIVE.address, base_gas=120_000, warm_hop_gas=0)
 MakeWorld = Callable[[Random], World[Any]]
 
 
