@@ -85,7 +85,9 @@ class Router:
             for path in route.paths
         ]
         offer = self._offer(chains, shares, route.exact_out, _Cost(0, 1))
-        return None if offer is None else Route(route.token_in, route.token_out, offer.paths, offer.gas, route.exact_out)
+        return (
+            None if offer is None else Route(route.token_in, route.token_out, offer.paths, offer.gas, route.exact_out)
+        )
 
     def sell(
         self, token_in: Address, token_out: Address, amount_in: int, avoid: frozenset[Address] = _NOTHING
