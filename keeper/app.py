@@ -19,6 +19,7 @@ from keeper.chain.client import NodeClient
 from keeper.chain.heads import Heads
 
 # X
+from keeper.chain.until import until
 from keeper.checkup import diagnose
 from keeper.config import Config
 from keeper.demo import perform
@@ -104,7 +105,8 @@ async def _until_stopped(
             if once:
                 await engine.step(head, stop)
                 stop.set()
-            await engine.run(heads, stop, parts.config.ops.shutdown_grace)
+            await engine.run(until(stop, heads), stop)
+            await engine.drain(heads, parts.config.ops.shutdown_grace)
     finally:
         for task in (starting, stopped):
             task.cancel()
@@ -131,6 +133,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         client=parts.client,
         follower=parts.follower,
         books=parts.books,
+        mirrors=[*parts.books, *parts.venues],
         quoter=parts.quoter,
         appraiser=parts.appraiser,
         fees=parts.fees,
@@ -140,7 +143,6 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         observer=Several(observer, parts.rivals, bulletin),
         safeguards=safety,
         clock=lambda: int(time.time()),
-        venues=parts.venues,
     )
     return engine_for(parts, wired)
 

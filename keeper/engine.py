@@ -13,10 +13,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from keeper import ports
 from keeper.errors import BadData, KeeperError, Transient
 from keeper.model import Decision, FeeQuote, Head, Skip, SkipReason, Verdict
-from keeper.ports import Book, Client, Fees, Following, Position, Proof, Prover, Quoter, Recorder, Submitter, Synced
+from keeper.ports import (
+    Book,
+    Client,
+    Fees,
+    Following,
+    Mirror,
+    Position,
+    Proof,
+    Prover,
+    Quoter,
+    Recorder,
+    Safeguards,
+    Submitter,
+    Synced,
+)
 from keeper.strategy.opportunity import Appraiser, Opportunity
 from keeper.strategy.rank import rank
 
@@ -26,7 +39,7 @@ class Observer(Protocol):
 
     def synced(self, step: Synced) -> None: ...
     def settled(self, verdict: Verdict) -> None: ...
-    def audited(self, market: str, difference: Skip | None) -> None: ...
+    def audited(self, mirror: str, difference: Skip | None) -> None: ...
     def surveyed(self, book: Book, found: Sequence[Opportunity]) -> None: ...
     def decided(self, found: Opportunity, proof: Proof | None, decision: Decision, detail: str) -> None: ...
     def passed(self, head: Head) -> None: ...
@@ -40,6 +53,7 @@ class Parts:
     client: Client
     follower: Following
     books: Sequence[Book]
+    mirrors: Sequence[Mirror]  # the books and all else that is audited
     quoter: Callable[[FeeQuote, frozenset[str]], Quoter]  # of fees and the mirrors that are behind
     appraiser: Appraiser
     fees: Fees
@@ -47,9 +61,8 @@ class Parts:
     submitter: Submitter
     recorder: Recorder
     observer: Observer
-    safeguards: ports.Safeguards
+    safeguards: Safeguards
     clock: Callable[[], int]  # Unix seconds
-    venues: Sequence[ports.Audited] = ()  # whose pools are audited like the books
 
 
 class Engine:
@@ -62,19 +75,27 @@ class Engine:
         self._audit_sample = audit_sample
         self._passes = 0
 
-    async def run(self, heads: AsyncIterator[Head], stop: asyncio.Event, grace: float) -> None:
-        """Pass after pass until `stop`; then no new work, and up to `grace` seconds for what was sent to be mined.
+    async def run(self, heads: AsyncIterator[Head], stop: asyncio.Event) -> None:
+        """Pass after pass until the heads end; once `stop` is set nothing more is submitted.
 
         A pass that the node interrupts is left at the next head. Raises Halt when the journal cannot be written.
         """
-        async for head in _until(stop, heads):
+        async for head in heads:
             try:
                 await self.step(head, stop)
             except (Transient, BadData) as error:
                 self.parts.observer.interrupted(head, error)
+
+    async def drain(self, heads: AsyncIterator[Head], grace: float) -> None:
+        """Take no new work; up to `grace` seconds for what was sent to be mined and booked."""
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                await self._drain(heads)
+                while self.parts.submitter.pending:
+                    head = await anext(heads)
+                    try:
+                        await self._settle(head)
+                    except (Transient, BadData) as error:
+                        self.parts.observer.interrupted(head, error)
 
     async def step(self, head: Head, stop: asyncio.Event | None = None) -> tuple[Decision, ...]:
         """One pass. With `stop` set nothing more is submitted."""
@@ -128,14 +149,13 @@ class Engine:
         self._passes += 1
         if self._passes % self._audit_every:
             return
-        mirrors: tuple[ports.Audited, ...] = (*self.parts.books, *self.parts.venues)
-        for mirror in mirrors:
+        for mirror in self.parts.mirrors:
             if mirror.name in synced.behind:
                 continue
             difference = await mirror.audit(self.parts.client, synced.head, self._audit_sample)
             self.parts.observer.audited(mirror.name, difference)
             await self.parts.safeguards.audited(mirror.name, difference)
-            if difference is not None:
+            if difference is not None and not mirror.dirty:
                 self.parts.follower.distrust(mirror.name, difference.detail)
 
     async def _prove(
@@ -174,27 +194,3 @@ class Engine:
         decision = Decision(market, account.borrower, skip, attempt_id)
         self.parts.observer.decided(found, proof, decision, detail)
         return decision
-
-    async def _drain(self, heads: AsyncIterator[Head]) -> None:
-        while self.parts.submitter.pending:
-            head = await anext(heads)
-            try:
-                await self._settle(head)
-            except (Transient, BadData) as error:
-                self.parts.observer.interrupted(head, error)
-
-
-async def _until(stop: asyncio.Event, heads: AsyncIterator[Head]) -> AsyncIterator[Head]:
-    """Heads, until `stop` is set, also while waiting for one."""
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        while not stop.is_set():
-            following = asyncio.ensure_future(anext(heads))
-            await asyncio.wait({stopped, following}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
-                return
-            yield following.result()
-    finally:
-        stopped.cancel()

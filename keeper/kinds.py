@@ -10,7 +10,7 @@ from keeper.config import Config, Market
 from keeper.config import Venue as VenueTable
 from keeper.errors import ConfigError
 from keeper.model import Address
-from keeper.ports import Alerter, Audited, Book, FlashSource, Venue
+from keeper.ports import Alerter, Book, FlashSource, Venue
 from keeper.protocols.aave_v3 import AaveV3Book, AaveV3Flash
 from keeper.venues.router import PoolSource
 from keeper.venues.uniswap_v2 import UniswapV2
@@ -29,7 +29,7 @@ class Surroundings:
     undo_depth: int  # blocks
 
 
-class TradingVenue(Venue, PoolSource, Audited, Protocol):
+class TradingVenue(Venue, PoolSource, Protocol):
     """A venue as the composition root needs it: mirrored, tradable, and open to the router."""
 
     def follow(self, tokens: Iterable[Address]) -> None:

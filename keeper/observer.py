@@ -127,11 +127,11 @@ class Telemetry:
         say = log.warning if state in (AttemptState.REVERTED, AttemptState.DROPPED) else log.info
         say(f"liquidation.{state}", **fields)
 
-    def audited(self, market: str, difference: Skip | None) -> None:
-        """A book was compared with the protocol's own view."""
-        self._metrics.audits.labels(market, "ok" if difference is None else "different").inc()
+    def audited(self, mirror: str, difference: Skip | None) -> None:
+        """What is mirrored was compared with the chain's own view."""
+        self._metrics.audits.labels(mirror, "ok" if difference is None else "different").inc()
         if difference is None:
-            log.debug("audit.ok", market=market)
+            log.debug("audit.ok", mirror=mirror)
         else:
             self._alerter.alert("audit_difference", difference.detail, severe=True)
 

@@ -90,6 +90,12 @@ class Mirror(Protocol):
     def distrust(self, reason: str) -> None:
         """Become unknown until reloaded: nothing may be decided from this mirror."""
 
+    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
+        """Compare `sample` of what is mirrored with the chain's own view at `head`; a Skip names the first difference.
+
+        A mirror that can re-read just what differed is `dirty` afterwards; any other has to be distrusted.
+        """
+
     def snapshot(self) -> bytes:
         """Everything `restore` needs, for disk."""
 
@@ -209,18 +215,6 @@ class Book(Mirror, Protocol):
 
     def liquidations(self, logs: Sequence[Log]) -> tuple[LiquidationSeen, ...]:
         """What those of `logs` that match `liquidation_watch` tell; raises BadData when one cannot be understood."""
-
-    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
-        """Compare `sample` borrowers with the protocol's own view at `head`; a Skip names the first difference."""
-
-
-class Audited(Protocol):
-    """A mirror that can be compared with what it mirrors."""
-
-    name: str
-
-    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
-        """Compare `sample` entries with the chain's own view at `head`; a Skip names the first difference."""
 
 
 class Venue(Mirror, Protocol):

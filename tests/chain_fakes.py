@@ -11,7 +11,7 @@ from keeper.chain.multicall import MAX_ANSWER, init_code
 from keeper.chain.providers import Call, Notify
 from keeper.chain.refusals import Refusal, refusal
 from keeper.errors import BadData
-from keeper.model import Address, Block, Hash, Head, Log, Read, Watch
+from keeper.model import Address, Block, Hash, Head, Log, Read, Skip, Watch
 from keeper.ports import Client
 from keeper.rewind import Rewind
 
@@ -295,6 +295,9 @@ class FakeMirror:
         (answer,) = await client.read([Read(ORACLE, b"refresh")], head)
         assert answer == view(head, Read(ORACLE, b"refresh"))
         self.flags["dirty"] = False
+
+    async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
+        return None
 
     def rewind(self, number: int) -> None:
         self.undo.back(number)

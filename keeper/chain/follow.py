@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,6 +43,15 @@ class _Step:
     reads: list[tuple[Read, ...]]
     blocks: list[Block]
     answers: list[bytes | None]
+
+
+@contextmanager
+def _shared(head: Head) -> Iterator[None]:
+    """Nonsense in what all mirrors share says nothing about any of them: nothing was done, and a retry may succeed."""
+    try:
+        yield
+    except BadData as error:
+        raise Transient(f"the node's answers for block {head.number} cannot be used: {error}") from error
 
 
 class Follower:
@@ -88,22 +98,22 @@ class Follower:
         Raises Transient when the node fails; calling it again goes on with what was done. Whatever a mirror refuses is
         announced and retried by later passes.
         """
-        if not len(self._chain):
-            await self._reset(head)
+        if not len(self._chain) or self._chain.tip != head:  # after an interrupted start the window may be long gone
+            with _shared(head):
+                await self._reset(head)
         for track in self._tracks:
             if track.at is None and track.task is None:
                 await self._attempt(track)
-        return await self.advance(await self._client.head())
+        with _shared(head):
+            head = await self._client.head()
+        return await self.advance(head)
 
     async def advance(self, head: Head) -> Advance:
         """Bring every mirror to `head`. Raises Transient when the node fails; nothing is half done then."""
         before = self._client.round_trips
-        try:
+        with _shared(head):
             applied, undone = await self._move(head)
-            settled = [track for track in self._tracks if track.at is not None and await self._settle(track, head)]
-        except BadData as error:
-            # Nonsense in what all mirrors share says nothing about any of them: no step is taken.
-            raise Transient(f"the node's answers for block {head.number} cannot be used: {error}") from error
+        settled = [track for track in self._tracks if track.at is not None and await self._settle(track, head)]
         await self._checkpoint(settled, head)
         behind = frozenset(track.name for track in self._tracks if track not in settled)
         return Advance(head, applied, undone, self._client.round_trips - before, behind)

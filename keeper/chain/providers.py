@@ -225,6 +225,12 @@ class WebSocket(_Futures, WebSocketProvider):
         kwargs = {"max_size": None, "ping_interval": 10, "ping_timeout": 20, "open_timeout": None, "close_timeout": 1}
         super().__init__(endpoint_uri=url, websocket_kwargs=kwargs, use_text_frames=True)
 
+    async def socket_send(self, request_data: bytes) -> None:
+        # web3 sends through `asyncio.wait_for`, which before Python 3.12 can swallow the cancellation of its caller.
+        if self._ws is None:
+            raise SocketClosed("the connection is closed")
+        await self._ws.send(request_data.decode())
+
     async def read_message(self) -> bytes | str:
         if self._ws is None:
             raise SocketClosed("the connection is closed")
@@ -236,6 +242,12 @@ class Ipc(_Futures, AsyncIPCProvider):
 
     def __init__(self, path: str) -> None:
         super().__init__(ipc_path=path, read_buffer_limit=1 << 30)
+
+    async def socket_send(self, request_data: bytes) -> None:
+        if self._writer is None:
+            raise SocketClosed("the connection is closed")
+        self._writer.write(request_data + b"\n")
+        await self._writer.drain()
 
     async def read_message(self) -> bytes | str:
         line = await self._reader.readline() if self._reader is not None else b""

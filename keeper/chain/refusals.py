@@ -72,13 +72,14 @@ _TEXTS: dict[Kind, tuple[str, ...]] = {
         r"exceeded .*(per second|concurrent)",
     ),
     Kind.GAS: (
-        r"out of ?gas|gas (limit|cap|uint64 overflow)|intrinsic gas|gas required exceeds|exceeds .*gas",
+        r"out ?of ?gas|gas (limit|cap|uint64 overflow)|intrinsic gas|gas required exceeds|exceeds .*gas",
         r"execution timeout|execution aborted \(timeout|evm timeout",
         r"code ?size|CreateContractSizeLimit|initcode",
     ),
     Kind.UNSUPPORTED: (
         r"method .*(not found|not available|not exist|disabled)",
         r"not supported|unsupported|not implemented|not whitelisted",
+        r"did not match any variant of untagged enum \w*RpcCall",
     ),
 }
 _PATTERNS = tuple((kind, re.compile("|".join(texts), re.IGNORECASE)) for kind, texts in _TEXTS.items())

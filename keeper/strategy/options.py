@@ -14,6 +14,7 @@ from keeper.strategy.value import spot_value
 
 BPS = 10_000
 PROBES = (0, 2, 4, 6, 8, 10, 12)  # lenders are looked for at the largest amount and at these halvings of it
+COARSE = 6  # tokens of fewer decimals have base units that show in a result
 WORTH_BPS = 2  # share of the net for which the search is taken up again
 FLASH_SWAP = "flash swap"
 Shape = Callable[[Terms, int], Trial | SkipReason]
@@ -123,9 +124,9 @@ class Options:
             return None
 
         ceiling = None if gain is None else gain - floor_cost
-        option = Option(
-            pair, funding, Curve(pair.feasible, score, ceiling, floor_cost), floor_cost, shape, terms.recipe
-        )
+        coarse = min(pair.debt.decimals, pair.collateral.decimals) < COARSE
+        curve = Curve(pair.feasible, score, ceiling, floor_cost, coarse=coarse)
+        option = Option(pair, funding, curve, floor_cost, shape, terms.recipe)
         return option
 
     # Upper bounds of the gain at the largest amount, in wei: trades at spot price without fee or impact. None where a

@@ -28,7 +28,8 @@ class PlannerSettings:
     """How plans are made."""
 
     profit_token: Address  # the wrapped native token; its base unit is the wei
-    base_gas: int = 120_000  # gas of an execution before routes, loan and liquidation: intrinsic, calldata, measuring
+    base_gas: int = 0  # gas of an execution on top of what liquidation, loan and routes say of themselves
+    warm_hop_gas: int = 25_000  # what a hop saves by trading tokens that the execution has touched before
     flash_swaps: bool = True  # whether a buying route may be its own loan
     spot_slack_bps: int = 200  # how much better than the deepest path a path may be; only decides what is tried
     tolerance_bps: int = 4  # how much of the best net the search may leave
@@ -68,7 +69,7 @@ class Planner:
         settings = self.settings
         if not position.pairs:
             return Decision(None, verdict.no_pair(position), ())
-        terms = Terms(Memo(quoter), settings.profit_token, fees.price, settings.base_gas)
+        terms = Terms(Memo(quoter), settings.profit_token, fees.price, settings.base_gas, settings.warm_hop_gas)
         builder = Options(terms, Market(sources), settings.flash_swaps, settings.spot_slack_bps, thorough)
         options: list[Option] = []
         blocked: list[tuple[Pair, SkipReason]] = []

@@ -18,11 +18,12 @@ class Ranked:
 
 
 def rank(plans: Sequence[Plan]) -> tuple[Ranked, ...]:
-    """The plans by net, best first; those that share a pool, a lender or a borrower with a better one are superseded.
+    """The plans by net, best first; those that share a traded pool or a position with a better one are superseded.
 
-    A superseded plan takes nothing away from the plans after it. Equal nets go by market and borrower.
+    A lender is not taken: its loan is repaid before the next transaction. A superseded plan takes nothing away from the
+    plans after it. Equal nets go by market and borrower.
     """
-    taken: dict[Address, Plan] = {}
+    taken: dict[tuple[str, Address], Plan] = {}
     ranked = []
     for plan in sorted(plans, key=lambda plan: (-plan.net, plan.market, plan.borrower)):
         needs = _needs(plan)
@@ -34,17 +35,15 @@ def rank(plans: Sequence[Plan]) -> tuple[Ranked, ...]:
         shared = next(need for need in sorted(needs) if need in taken)
         detail = (
             f"nets {native(plan.net)} native, but the plan for {better.borrower} in {better.market} nets"
-            f" {native(better.net)} and also needs {shared}"
+            f" {native(better.net)} and also needs {' '.join(shared)}"
         )
         ranked.append(Ranked(plan, Skip(SkipReason.SUPERSEDED, detail, {"net": plan.net, "better_net": better.net})))
     return tuple(ranked)
 
 
-def _needs(plan: Plan) -> frozenset[Address]:
-    """Pools, lender, locked pools, and the borrower, whose position another liquidation would change."""
-    needs = {plan.borrower}
+def _needs(plan: Plan) -> frozenset[tuple[str, Address]]:
+    """What the plan changes: the pools it trades in, and the position."""
+    needs = {(plan.market, plan.borrower)}
     for route in (plan.buy, plan.sell):
-        needs |= route.pools if route else frozenset()
-    if plan.loan is not None:
-        needs |= {plan.loan.lender} | plan.loan.locks
+        needs |= {("pool", pool) for pool in route.pools} if route else set()
     return frozenset(needs)

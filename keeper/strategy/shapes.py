@@ -30,6 +30,7 @@ class Terms:
     profit: Address  # the wrapped native token
     gas_price: int  # wei per gas, next base fee + tip
     base_gas: int  # gas of a transaction before routes, loan and liquidation
+    warm_hop_gas: int = 0  # gas that each hop takes less than its pool says
     recipe: Recipe = field(default_factory=Recipe)
 
 
@@ -174,5 +175,7 @@ def _trial(
     sell: Route | None,
     gain: int,
 ) -> Trial:
+    hops = sum(len(path.hops) for route in (buy, sell) if route is not None for path in route.paths)
     gas = terms.base_gas + pair.gas(repay) + sum(part.gas for part in (loan, buy, sell) if part is not None)
+    gas -= terms.warm_hop_gas * hops
     return Trial(repay, budget, seizure, loan, buy, sell, gain, gas, gas * terms.gas_price)

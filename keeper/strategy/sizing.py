@@ -7,8 +7,9 @@ all curves together, and ends when no bound exceeds the best trial by more than 
 trial, and a curve that still rises at its end costs two. Gaps in a curve's domain are never tried.
 
 The curves are only nearly concave. A route over one more pool costs a fixed amount of gas more, and a purchase dents
-the curve where it starts to use a pool that the sale needs. Where that may matter a geometric grid is tried first, and
-where gas is a visible part of the result the neighbourhood of the best amount is always refined.
+the curve where it starts to use a pool that the sale needs, or pairs its pools another way. Where that may matter a
+geometric grid is tried first, and the neighbourhood of the best amount is always tried, finely where gas is a visible
+part of the result.
 """
 
 from __future__ import annotations
@@ -27,19 +28,30 @@ GRID = 6  # halvings of the grid
 VISIBLE = 20  # gas matters to the search when it is more than 1/VISIBLE of the net
 # Powers of two by which a width is divided:
 SLOPE = 9  # distance from a curve's end to the second trial, which shows whether it still rises there
+SLOPE_COARSE = 5  # the same where rounding to coarse units would hide the slope over so short a distance
 STEP = 4  # least distance from other tried amounts
 FINEST = 10  # untried pieces of less than this part of their amounts are left alone
-REFINED = 8  # the same beside the best amount where gas is visible
+BESIDE, BESIDE_VISIBLE = 4, 8  # untried pieces beside the best amount are divided down to this; where gas is visible
 
 
 class Curve(Generic[T]):
     """One way of liquidating, as a function of the amount.
 
     `domain` are closed intervals, ascending. `ceiling` is an upper bound of the net at the domain's end before any
-    price impact, `floor_cost` a lower bound of the gas cost, both wei; with None as ceiling nothing is known.
+    price impact, `floor_cost` a lower bound of the gas cost, both wei; with None as ceiling nothing is known. `coarse`
+    says that an asset's base unit is worth something.
     """
 
-    def __init__(self, domain: Sequence[Piece], score: Score[T], ceiling: int | None, floor_cost: int) -> None:
+    def __init__(
+        self,
+        domain: Sequence[Piece],
+        score: Score[T],
+        ceiling: int | None,
+        floor_cost: int,
+        *,
+        coarse: bool = False,
+    ) -> None:
+        self._slope_step = SLOPE_COARSE if coarse else SLOPE
         self.ceiling = ceiling
         self.best: tuple[int, T] | None = None  # net, what was tried
         self.tried = 0
@@ -91,12 +103,17 @@ class Curve(Generic[T]):
         self._peer()
 
     def refine(self) -> int:
-        """Try the middle of the wider untried piece beside the best amount; 0 when both are narrow."""
+        """Try the middle of the wider untried piece beside the best amount; 0 when both are narrow.
+
+        A best amount at the end of an interval is left alone where gas is not visible: the curve rises towards it.
+        """
         at = max(self._points, key=lambda point: point[1])[0] if self._points else 0
+        if at in self._edges and not self.gas_is_visible:
+            return 0
         beside = [piece for piece in self._pieces if piece[1] < at][-1:]
         beside += [piece for piece in self._pieces if piece[0] > at][:1]
         low, high = max(beside, key=lambda piece: piece[1] - piece[0], default=(0, 0))
-        if high - low <= high >> REFINED:
+        if high - low <= high >> (BESIDE_VISIBLE if self.gas_is_visible else BESIDE):
             return 0
         self._attempt((low + high) // 2)
         self._peer()
@@ -183,7 +200,7 @@ class Curve(Generic[T]):
         elif right and high + 1 == right[0][0]:
             if right[0][1] + right[0][2] < 0:  # far too much, where the slope tells little
                 at = min(at, low + width // 2 if left else max(low, high // 4))
-            at = min(at, high - (width >> (STEP if len(right) == 2 else SLOPE)))
+            at = min(at, high - (width >> (STEP if len(right) == 2 else self._slope_step)))
         if left and low - 1 == left[-1][0]:
             at = max(at, low + (width >> STEP))
         return bound, at
@@ -220,7 +237,7 @@ def maximise(curves: Sequence[Curve[T]], *, tolerance_bps: int, limit: int) -> C
         open_curves = [c for c in curves if not c.finished and (c.bound is None or c.bound > enough)]
         if open_curves:
             trials += max(open_curves, key=lambda c: (c.bound is None, c.bound or 0)).advance(enough)
-        elif leader is not None and leader.gas_is_visible and (steps := leader.refine()):
+        elif leader is not None and (steps := leader.refine()):
             trials += steps
         else:
             break

@@ -122,9 +122,14 @@ class Chain:
             out, into = out * numerator, into * denominator
         return least or 0
 
-    def least_gas(self) -> int:
-        """Gas of a trade too small to cross a tick."""
-        return sum(leg.pool.gas(leg.zero_for_one, 0) for leg in self.legs)
+    def gas(self, exact_out: bool, amount: int) -> int:
+        """Expected gas of trading `amount`, which the chain can."""
+        total = 0
+        for pool, zero_for_one in reversed(self.legs) if exact_out else self.legs:
+            other = (pool.quote_out if exact_out else pool.quote_in)(zero_for_one, amount) or 0
+            total += pool.gas(zero_for_one, other if exact_out else amount)
+            amount = other
+        return total
 
 
 def _hop(leg: Leg, amount_in: int, amount_out: int) -> Hop:

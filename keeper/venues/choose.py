@@ -7,18 +7,22 @@ better set settles at another level, so the two are worked out in turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from keeper.model import Address
 from keeper.venues.chains import Chain
 
-_PROBES = 6
+_PROBES = 16
+_NEAR = 32  # the end of a path's liquidity is found to this fraction of it
 _CLOSE = 1e-4  # of the level
 _LARGEST = 18  # rivals compared exhaustively
 
 
-def surplus_at(chain: Chain, exact_out: bool, level: float, most: int) -> float:
-    """What a path brings over the marginal price that belongs to `level`, trading until it gets there or to `most`."""
+def surplus_at(chain: Chain, exact_out: bool, level: float, most: int, cost: Callable[[int], int]) -> float:
+    """What a path brings over the marginal price that belongs to `level`, trading until it gets there or to `most`.
+
+    Less its gas, at `cost` of it; 0 when the path starts beyond `level`.
+    """
     low, high = 0, most
     at = chain.probe(exact_out, 0)
     if at is None or at.level >= level:
@@ -29,17 +33,18 @@ def surplus_at(chain: Chain, exact_out: bool, level: float, most: int) -> float:
     for _ in range(_PROBES if low < most else 0):
         guess = low + int((level - at.level) / at.slope) if at.slope else high
         if not low < guess < high:
-            guess = (low + high) // 2
+            guess = (low + high) // 2 if low else high // 16
         probed = chain.probe(exact_out, guess)
         close = probed is not None and abs(probed.level - level) < _CLOSE * abs(level)
         if probed is not None and (close or probed.level <= level):
             low, at = guess, probed
         else:
             high = guess
-        if close or high - low < 2:
+        if close or high < 2 or high - low <= low // _NEAR:
             break
     at_margin = low / (level * level)
-    return at_margin - at.other if exact_out else at.other - at_margin
+    surplus = at_margin - at.other if exact_out else at.other - at_margin
+    return surplus - cost(chain.gas(exact_out, low)) if low else 0.0
 
 
 def greedy(ordered: Sequence[Chain]) -> list[Chain]:

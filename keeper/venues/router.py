@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from keeper.model import Address, Path, Route
-from keeper.venues.chains import Chain, Graph
+from keeper.venues.chains import Chain, Graph, Leg
 from keeper.venues.choose import greedy, heaviest, rival, runners_up, surplus_at
 from keeper.venues.pool import Pool
 from keeper.venues.split import Point, Probe, split
@@ -77,6 +77,18 @@ class Router:
                 pools[hop.pool] = traded[1]
         return self._copy(pools, self._gas_price, {})
 
+    def again(self, route: Route) -> Route | None:
+        """The same paths with the same fixed amounts, traded here; None when one cannot take or give its amount."""
+        shares = [path.amount_out if route.exact_out else path.amount_in for path in route.paths]
+        chains = [
+            Chain(tuple(Leg(self._pools[hop.pool], hop.token_in < hop.token_out) for hop in path.hops))
+            for path in route.paths
+        ]
+        offer = self._offer(chains, shares, route.exact_out, _Cost(0, 1))
+        return (
+            None if offer is None else Route(route.token_in, route.token_out, offer.paths, offer.gas, route.exact_out)
+        )
+
     def sell(
         self, token_in: Address, token_out: Address, amount_in: int, avoid: frozenset[Address] = _NOTHING
     ) -> Route | None:
@@ -140,12 +152,18 @@ class Router:
         return Route(token_in, token_out, best.paths, best.gas, exact_out)
 
     def _single(self, chains: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost) -> Chain | None:
-        best: tuple[int, Chain] | None = None
-        for chain in chains:
+        """The chain that trades all of it best, gas taken off."""
+        found: list[tuple[int, int, Chain]] = []
+        for number, chain in enumerate(chains):
             probed = chain.probe(exact_out, amount)
-            if probed is None:
-                continue
-            score = (-probed[0] if exact_out else probed[0]) - cost.of(chain.least_gas())
+            if probed is not None:
+                found.append((-probed.other if exact_out else probed.other, -number, chain))
+        found.sort(reverse=True)
+        best: tuple[int, Chain] | None = None
+        for score, _, chain in found:
+            if best is not None and score <= best[0]:
+                break  # gas only takes off
+            score -= cost.of(chain.gas(exact_out, amount))
             if best is None or score > best[0]:
                 best = (score, chain)
         return best[1] if best else None
@@ -170,33 +188,43 @@ class Router:
             top = max(found, key=lambda offer: offer.score, default=None)
             if top is not None and (best is None or top.score > best.score):
                 best = top
-                weighted = [(surplus_at(c, exact_out, top.level, amount) - cost.of(c.least_gas()), c) for c in chains]
+                weighted = [(surplus_at(c, exact_out, top.level, amount, cost.of), c) for c in chains]
                 heavy = heaviest(weighted)
                 waiting = [heavy, *runners_up(weighted, heavy, _SETS // 2)]
         return offers
 
     def _splits(self, chosen: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost) -> list[_Offer]:
-        """The best split over `chosen`, and over what is left when paths that do not earn their gas are dropped."""
+        """The best split over `chosen`, and over what is left when paths that may not earn their gas are dropped."""
         offers: list[_Offer] = []
-        chains = list(chosen)
-        while len(chains) > 1:
-            shares = split([_curve(chain, exact_out) for chain in chains], amount)
-            if shares is None:
-                break
-            used = [(chain, share) for chain, share in zip(chains, shares, strict=True) if share]
-            chains = [chain for chain, _ in used]
-            offer = self._offer(chains, [share for _, share in used], exact_out, cost)
-            if offer is not None and len(chains) <= self._max_paths:
+        found = self._split(chosen, amount, exact_out, cost)
+        while found is not None:
+            offer, used = found
+            if len(used) <= self._max_paths:
                 offers.append(offer)
-            earned = [
-                surplus - cost.of(chain.least_gas())
-                for chain, surplus in zip(chains, _surpluses(used, exact_out), strict=True)
-            ]
-            weakest = min(range(len(earned)), key=earned.__getitem__)
-            if earned[weakest] >= 0 and len(chains) <= self._max_paths:
+            if len(used) < 2:
                 break
-            del chains[weakest]
+            doubtful = self._doubtful(used, exact_out, cost)
+            if not doubtful and len(used) > self._max_paths:
+                doubtful = [min(range(len(used)), key=lambda i: used[i][1])]
+            chains = [chain for chain, _ in used]
+            trials = [self._split([*chains[:i], *chains[i + 1 :]], amount, exact_out, cost) for i in doubtful]
+            found = max((t for t in trials if t is not None), key=lambda trial: trial[0].score, default=None)
         return offers
+
+    def _split(
+        self, chains: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost
+    ) -> tuple[_Offer, list[tuple[Chain, int]]] | None:
+        shares = split([_curve(chain, exact_out) for chain in chains], amount)
+        if shares is None:
+            return None
+        used = [(chain, share) for chain, share in zip(chains, shares, strict=True) if share]
+        offer = self._offer([chain for chain, _ in used], [share for _, share in used], exact_out, cost)
+        return None if offer is None else (offer, used)
+
+    def _doubtful(self, used: Sequence[tuple[Chain, int]], exact_out: bool, cost: _Cost) -> list[int]:
+        """Paths whose surplus is less than twice their gas: without them, others may cross more ticks, or fewer."""
+        surpluses = _surpluses(used, exact_out)
+        return [i for i, (chain, share) in enumerate(used) if surpluses[i] < 2 * cost.of(chain.gas(exact_out, share))]
 
     def _offer(self, chains: Sequence[Chain], shares: Sequence[int], exact_out: bool, cost: _Cost) -> _Offer | None:
         """The exact amounts and gas of a split, the largest path last."""

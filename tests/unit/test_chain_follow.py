@@ -206,6 +206,19 @@ async def test_an_interrupted_back_fill_goes_on_where_it_was(tmp_path: Path) -> 
     await checkpoints.close()
 
 
+async def test_a_start_that_was_interrupted_does_not_cling_to_blocks_that_are_gone() -> None:
+    """When the chain was reorganised beyond the window between two tries, the second one begins from the new chain."""
+    world = World(200)
+    world.fail("fromBlock")
+    with pytest.raises(Transient):
+        await world.follower.start(world.chain.head)
+    world.node.fault = lambda calls: None
+    world.chain.drop(100)
+    world.grow(105)
+    assert (await world.follower.start(world.chain.head)).behind == frozenset()
+    assert world.right()
+
+
 async def test_a_failure_leaves_everything_whole() -> None:
     """When the logs cannot be had nothing changes, and the next head brings everything."""
     world = World(40)

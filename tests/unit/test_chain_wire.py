@@ -140,6 +140,7 @@ def test_headers() -> None:
         (-32603, "EVM error InvalidFEOpcode", Kind.REVERT),  # anvil
         (-32000, "invalid opcode: INVALID", Kind.REVERT),  # geth
         (-32000, "out of gas", Kind.GAS),
+        (-32603, "EVM error OutOfGas", Kind.GAS),  # anvil
         (-32000, "gas required exceeds allowance (50000000)", Kind.GAS),
         (-32603, "EVM error CreateContractSizeLimit", Kind.GAS),  # anvil
         (-32000, "max initcode size exceeded: code size 60000, limit 49152", Kind.GAS),  # geth
@@ -147,6 +148,7 @@ def test_headers() -> None:
         # the rest
         (-32601, "the method eth_simulateV1 does not exist/is not available", Kind.UNSUPPORTED),
         (-32601, "Method not found", Kind.UNSUPPORTED),
+        (-32602, "data did not match any variant of untagged enum EthRpcCall", Kind.UNSUPPORTED),  # anvil, WebSocket
         (-32602, "missing value for required argument 0", Kind.INVALID),
         (-32000, "nonce too low", Kind.OTHER),
         (-32603, "Internal error", Kind.OTHER),

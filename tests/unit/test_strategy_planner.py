@@ -27,7 +27,7 @@ pytestmark = pytest.mark.unit
 
 ETH = 10**18
 FEES = FeeQuote(9 * 10**9, 10**9)
-SETTINGS = PlannerSettings(NATIVE.address, base_gas=100_000)
+SETTINGS = PlannerSettings(NATIVE.address, base_gas=100_000, warm_hop_gas=0)
 DEEP = (pool(1, NATIVE, USD, 20_000_000, 5), pool(2, BTC, NATIVE, 10_000_000, 30), pool(3, BTC, USD, 3_000_000, 30))
 LENDER = FakeSource("lender", Address("0x" + "aa" * 20), {USD.address: 10**14, NATIVE.address: 10**23}, 5, 100_000)
 

@@ -39,12 +39,9 @@ def test_plans_that_share_nothing_all_stand_best_first() -> None:
     [
         (made(2, "p", "b1"), made(1, "p", "b2")),
         (made(2, "p1", "b"), made(1, "p2", "b")),
-        (made(2, "p1", "b1", lender="l"), made(1, "p2", "b2", lender="l")),
-        (made(2, "p1", "b1", lender="l1", locks="x"), made(1, "x", "b2")),
-        (made(2, "l", "b1"), made(1, "p2", "b2", lender="l")),
     ],
 )
-def test_sharing_a_pool_a_lender_or_a_borrower_supersedes_the_worse(better: Plan, worse: Plan) -> None:
+def test_sharing_a_pool_or_a_position_supersedes_the_worse(better: Plan, worse: Plan) -> None:
     """The worse plan is skipped, saying which plan takes what it needs."""
     first, second = rank([worse, better])
     assert first.plan is better
@@ -53,6 +50,19 @@ def test_sharing_a_pool_a_lender_or_a_borrower_supersedes_the_worse(better: Plan
     assert second.skip.reason is SkipReason.SUPERSEDED
     assert second.skip.numbers == {"net": 1, "better_net": 2}
     assert better.borrower in second.skip.detail
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (made(2, "p1", "b1", lender="l"), made(1, "p2", "b2", lender="l")),
+        (made(2, "p1", "b1", lender="l1", locks="x"), made(1, "x", "b2")),
+        (made(2, "p1", "b"), replace(made(1, "p2", "b"), market="another")),
+    ],
+)
+def test_sharing_a_lender_or_a_name_is_no_conflict(better: Plan, worse: Plan) -> None:
+    """A loan is over when its transaction is, and one account's positions in two markets are two."""
+    assert [ranked.skip for ranked in rank([worse, better])] == [None, None]
 
 
 def test_a_superseded_plan_takes_nothing_away() -> None:

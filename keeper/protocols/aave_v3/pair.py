@@ -16,7 +16,7 @@ from keeper.protocols.aave_v3.rules import (
     Rules,
 )
 
-GAS_AROUND = 60_000  # the guard, the approval and taking it back
+GAS_AROUND = 30_000  # the guard, the approval and taking it back
 GAS_PER_ASSET = 30_000  # each collateral and debt of the borrower is valued
 GAS_PER_BURNED_DEBT = 66_000
 GAS_SAVED_BY_ONE_ASSET = 60_000  # when debt and collateral are one reserve
