@@ -95,6 +95,15 @@ class PrivateLane(Lane):
             self._leaders[order.id] = leader
         return await super().submit(order)
 
+    def replaceable(self, attempt: Attempt) -> bool:
+        """Neither what was withdrawn nor what is bound to somebody else's transaction."""
+        terms = Terms.of(attempt)
+        return (
+            super().replaceable(attempt)
+            and attempt.id not in self._withdrawn
+            and (terms is None or terms.leader is None)
+        )
+
     async def cancel(self, attempt: Attempt, head: Head) -> Answer | None:
         """Offer it no more and ask the relays to forget it; in public as any lane does, if it may be known there."""
         if Terms.of(attempt) is None:

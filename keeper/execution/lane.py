@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from keeper.chain.wire import quantity
 from keeper.errors import BadData, Halt, Transient
 from keeper.execution.fees import Bid, bump_up, highest_base_fee
@@ -16,6 +18,7 @@ from keeper.execution.verdicts import OPEN, WITH_RECEIPT
 from keeper.model import Address, Attempt, AttemptState, Head, Order, Signed, TxKind, Verdict
 from keeper.ports import Ledger
 
+log = structlog.get_logger(__name__)
 _S = AttemptState
 GAP = "nonce gap"  # the market of an attempt that only fills one
 
@@ -79,6 +82,32 @@ class Lane:
         """The signer's address."""
         return self._signer.address
 
+    @property
+    def every(self) -> tuple[Lane, ...]:
+        """This lane: it serves wherever several may."""
+        return (self,)
+
+    def of(self, signer: Address) -> Lane | None:
+        """This lane, if it owns the address."""
+        return self if signer == self.address else None
+
+    def replaceable(self, attempt: Attempt) -> bool:
+        """Whether a better offer may take the place of what the attempt has out: not once it is being taken back."""
+        return bool(attempt.txs) and attempt.state in OPEN and attempt.txs[-1].kind is TxKind.EXECUTE
+
+    def next_in_line(self, attempt: Attempt) -> bool:
+        """Whether its nonce comes next: behind another one it waits for that, not for a better price."""
+        return self._counts is None or attempt.nonce <= self._counts.latest
+
+    def least(self, attempt: Attempt) -> Bid:
+        """The fees that anything in the place of the attempt's transactions has to reach; the newest's gas limit."""
+        percent = self.policy.bump_percent
+        return Bid(
+            attempt.txs[-1].gas_limit,
+            max(bump_up(tx.max_fee, percent) for tx in attempt.txs),
+            max(bump_up(tx.tip, percent) for tx in attempt.txs),
+        )
+
     def observe(self, head: Head, latest: int, pending: int) -> None:
         """Take the signer's transaction counts as read at `head`, so that `submit` need not ask."""
         self._counts = _Counts(head, latest, pending)
@@ -128,12 +157,17 @@ class Lane:
             return answer
 
     async def cancel(self, attempt: Attempt, head: Head) -> Answer | None:
-        """Outbid the attempt's own transactions with a self-transfer at the same nonce; None when too dear."""
+        """Outbid the attempt's own transactions with a self-transfer at the same nonce.
+
+        None when that is too dear, or when the signer does not answer.
+        """
         async with self._turn:
             offer = self._outbid(attempt.nonce, await self._ledger.unsettled(), head)
             if offer is None:
                 return None
-            tx = await self._sign(attempt, TxKind.CANCEL, self.address, b"", offer)
+            tx = await self._try_sign(attempt, TxKind.CANCEL, self.address, b"", offer)
+            if tx is None:
+                return None
             self._cancelled_at[attempt.id] = head.number
             answer = await self._deliver(attempt, tx, head)
             if answer.reception is Reception.ACCEPTED:
@@ -143,17 +177,18 @@ class Lane:
     async def speed_up(self, attempt: Attempt, order: Order, head: Head) -> Answer | None:
         """Replace the attempt's transaction by `order`, re-simulated at `head`, at the same nonce.
 
-        The order's fees count as its ceiling: None when they do not outbid what is out there by enough.
+        None when its fees do not outbid what is out there by enough, or when the signer does not answer.
         """
         async with self._turn:
-            newest = attempt.txs[-1]
-            if newest.kind is TxKind.CANCEL or order.id != attempt.id:
+            if attempt.txs[-1].kind is TxKind.CANCEL or order.id != attempt.id:
                 return None
-            percent = self.policy.bump_percent
-            if order.max_fee < bump_up(newest.max_fee, percent) or order.tip < bump_up(newest.tip, percent):
+            least = self.least(attempt)
+            if order.max_fee < least.max_fee or order.tip < least.tip:
                 return None
             offer = Bid(order.gas_limit, order.max_fee, order.tip)
-            tx = await self._sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
+            tx = await self._try_sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
+            if tx is None:
+                return None
             answer = await self._deliver(attempt, tx, head)
             if answer.reception is Reception.ACCEPTED:
                 await self._ledger.sent(attempt.id, head.number)
@@ -171,9 +206,7 @@ class Lane:
             return
         if attempt.txs[-1].kind is TxKind.CANCEL:
             since = self._cancelled_at.setdefault(attempt.id, head.number)
-            # Behind another nonce it waits for that one, not for a better price.
-            next_in_line = self._counts is None or attempt.nonce <= self._counts.latest
-            give_up = next_in_line and head.number - since >= self.policy.bump_every
+            give_up = self.next_in_line(attempt) and head.number - since >= self.policy.bump_every
         else:
             give_up = not wanted or head.number - attempt.head_number >= self.policy.max_age
         if give_up and await self.cancel(attempt, head):
@@ -207,7 +240,10 @@ class Lane:
                 offer.gas_limit, -offer.most,
             )  # fmt: skip
             attempt = await self._ledger.intend(order, me, gap)
-            tx = await self._sign(attempt, TxKind.CANCEL, me, b"", offer)
+            tx = await self._try_sign(attempt, TxKind.CANCEL, me, b"", offer)
+            if tx is None:
+                await self._ledger.record([Verdict(attempt.id, _S.DROPPED, "the signer did not sign", closed=True)])
+                return None
             return await self._hand_out(attempt, tx, head)
 
     def _gap(self, attempts: Sequence[Attempt], head: Head) -> int | None:
@@ -223,6 +259,14 @@ class Lane:
         async with self._turn:  # whoever had it before us has signed it by now, or never will
             if any(a.id == attempt.id and a.state is _S.INTENT for a in await self._ledger.unsettled()):
                 await self._ledger.record([Verdict(attempt.id, _S.DROPPED, "never signed", closed=True)])
+
+    async def _try_sign(self, attempt: Attempt, kind: TxKind, to: Address, data: bytes, offer: Bid) -> Signed | None:
+        """For what can wait until the next head: None while the signer does not sign."""
+        try:
+            return await self._sign(attempt, kind, to, data, offer)
+        except (Transient, BadData) as error:
+            log.warning("signer_failed", signer=self.address, attempt=attempt.id, kind=str(kind), error=str(error))
+            return None
 
     async def _deliver(self, attempt: Attempt, tx: Signed, head: Head) -> Answer:
         """Hand out what is signed; `head` is the newest block known."""

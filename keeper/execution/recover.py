@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from keeper.execution.lane import Lane
+from keeper.execution.lanes import Lanes
 from keeper.execution.track import Tracker, superseded
 from keeper.execution.verdicts import OPEN
 from keeper.model import Attempt, AttemptState, Head, TxKind, Verdict
@@ -28,7 +29,7 @@ class Recovery:
 async def recover(
     ledger: Ledger,
     tracker: Tracker,
-    lane: Lane | None,
+    lanes: Lane | Lanes | None,
     head: Head,
     wanted: Callable[[Attempt], Awaitable[bool]] | None = None,
 ) -> Recovery:
@@ -54,7 +55,8 @@ async def recover(
     for attempt in unsettled:
         if attempt.state not in OPEN or tracker.is_missing(attempt.id):
             continue  # ended, or about to be found so at the next head
-        if lane is None or attempt.signer != lane.address:
+        lane = None if lanes is None else lanes.of(attempt.signer)
+        if lane is None:
             watched.append(attempt.id)
             continue
         keep = attempt.txs[-1].kind is TxKind.EXECUTE and attempt.id not in outdated

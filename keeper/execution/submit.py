@@ -6,6 +6,7 @@ import asyncio
 
 from keeper.chain.wire import quantity
 from keeper.execution.lane import Lane, Sending, new_attempt_id
+from keeper.execution.lanes import Lanes
 from keeper.execution.replies import Reception
 from keeper.execution.track import Tracker
 from keeper.execution.verdicts import OPEN
@@ -18,9 +19,9 @@ DRY = "dry run: nothing was signed or sent"
 
 
 class LiveSubmitter:
-    """Sends through the owner of the key."""
+    """Sends through the owner of a key."""
 
-    def __init__(self, ledger: Ledger, lane: Lane, tracker: Tracker) -> None:
+    def __init__(self, ledger: Ledger, lane: Lane | Lanes, tracker: Tracker) -> None:
         self._ledger = ledger
         self._lane = lane
         self._tracker = tracker

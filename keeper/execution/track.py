@@ -9,6 +9,7 @@ from keeper.chain.refusals import Kind, Refusal
 from keeper.chain.wire import quantity
 from keeper.errors import Transient
 from keeper.execution.lane import Lane, counts_request
+from keeper.execution.lanes import Lanes
 from keeper.execution.receipt import Receipt, parse
 from keeper.execution.reverts import decode_revert
 from keeper.execution.verdicts import OPEN, Evidence, judge
@@ -23,7 +24,7 @@ class Tracker:
     reorganisation puts it back to `SENT`, and whatever takes the nonce is found out.
     """
 
-    def __init__(self, client: Client, ledger: Ledger, lane: Lane | None, confirmations: int = 12) -> None:
+    def __init__(self, client: Client, ledger: Ledger, lane: Lane | Lanes | None, confirmations: int = 12) -> None:
         """Without a lane it only watches."""
         self._client = client
         self._ledger = ledger
@@ -49,10 +50,12 @@ class Tracker:
             undone = {verdict.attempt_id for verdict in changed if verdict.state is AttemptState.SENT}
             outdated = superseded(attempts)
             for attempt in attempts:
-                if attempt.state in OPEN and not self.is_missing(attempt.id):
+                lane = self._lane.of(attempt.signer)
+                if lane is not None and attempt.state in OPEN and not self.is_missing(attempt.id):
                     wanted = attempt.id not in outdated
-                    await self._lane.tend(attempt, head, wanted=wanted, now=attempt.id in undone)
-            await self._lane.fill_gap(head)
+                    await lane.tend(attempt, head, wanted=wanted, now=attempt.id in undone)
+            for lane in self._lane.every:
+                await lane.fill_gap(head)
         return changed
 
     def is_missing(self, attempt_id: str) -> bool:
@@ -65,8 +68,8 @@ class Tracker:
             [*counts_request(signer, head), *(("eth_getTransactionReceipt", [tx_hash]) for tx_hash in hashes)]
         )
         latest, pending = (quantity(answer, "a transaction count") for answer in answers[:2])
-        if self._lane is not None and self._lane.address == signer:
-            self._lane.observe(head, latest, pending)
+        if self._lane is not None and (lane := self._lane.of(signer)) is not None:
+            lane.observe(head, latest, pending)
         receipts = {receipt.tx_hash: receipt for receipt in map(parse, answers[2:]) if receipt is not None}
         evidence = Evidence(head, latest, receipts, await self._reverts(attempts, receipts))
         verdicts: list[Verdict] = []
