@@ -14,7 +14,7 @@ from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.client import NodeClient
 from keeper.chain.rebuild import Progress, Rebuild
 from keeper.chain.tracks import Chain, Dispatch, Track, union, within
-from keeper.errors import BadData, Transient
+from keeper.errors import BadData, ConfigError, Transient
 from keeper.model import Block, Head, Log, Read, Watch
 from keeper.ports import Alerter, Mirror
 
@@ -336,6 +336,8 @@ class Follower:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Transient):
             log.info("rebuild_interrupted", mirror=track.name, reason=str(error))
+        elif isinstance(error, ConfigError):  # the start has found it where it was configured: the node is wrong now
+            self._lose(track, str(error))
         elif error is not None:
             self._failure = error
 
