@@ -1,0 +1,376 @@
+"""Liquidations in the same block as the oracle update that makes them possible, directly behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_abi.abi import encode
+from eth_account import Account
+
+from keeper.app import _desk
+from keeper.assembly import Assembly, assemble
+from keeper.backrun import BackrunEngine
+from keeper.config import load
+from keeper.devchain.actors import account
+from keeper.devchain.artifacts import own_contracts
+from keeper.devchain.calls import calldata
+from keeper.devchain.catalogue import SPECS
+from keeper.devchain.serve import OPERATOR, OPERATOR_KEY, config_text
+from keeper.early import engine_for, following
+from keeper.engine import Parts
+from keeper.errors import KeeperError
+from keeper.execution.bundles import PrivateSubmitter
+from keeper.execution.executor import creation_code
+from keeper.execution.oracle_updates import ANSWER_UPDATED, decode_call
+from keeper.journal import Journal, queries
+from keeper.journal.queries import AttemptRow
+from keeper.model import Address, Decision, Head, Order, Plan, Skip, Verdict, address, checksum
+from keeper.ports import Book, Proof, Synced
+from keeper.strategy.opportunity import Opportunity
+from tests.support.fork import Fork
+from tests.support.relay_server import RelayServer, call_of
+
+pytestmark = pytest.mark.parity
+
+TRANSMITTER_KEY = "0x" + "7a" * 32
+TRANSMITTER = address(Account.from_key(TRANSMITTER_KEY).address)
+BENEFICIARY = account("beneficiary")
+BORROWER = account("behind an update")
+TRANSMIT = "transmit(bytes32[3],bytes,bytes32[],bytes32[],bytes32)"
+ENV = {"KEEPER__CHAIN__MAX_HEAD_AGE": "1000000h"}
+
+
+class Quiet:
+    """An observer that keeps what was decided."""
+
+    def __init__(self) -> None:
+        self.orders: list[Decision] = []
+        self.troubles: list[str] = []
+
+    def synced(self, step: Synced) -> None: ...
+    def settled(self, verdict: Verdict) -> None: ...
+    def audited(self, market: str, difference: Skip | None) -> None: ...
+    def surveyed(self, book: Book, found: object) -> None: ...
+    def passed(self, head: Head) -> None: ...
+
+    def decided(self, found: Opportunity, proof: Proof | None, decision: Decision, detail: str) -> None:
+        if decision.attempt_id is not None:
+            self.orders.append(decision)
+
+    def interrupted(self, head: Head, error: KeeperError) -> None:
+        self.troubles.append(str(error))
+
+
+class NoLimits:
+    """Safeguards that never stop anything."""
+
+    paused = False
+    breaker: str | None = None
+
+    async def settled(self, verdicts: object) -> None: ...
+    async def audited(self, mirror: str, difference: Skip | None) -> None: ...
+
+    def sending(self, order: Order, plan: Plan, value: int) -> nullcontext[Skip | None]:
+        return nullcontext(None)
+
+
+@dataclass
+class Scene:
+    """A live keeper with one builder, a borrower whom a lower ether price makes liquidatable, and a price to post."""
+
+    fork: Fork
+    server: RelayServer
+    parts: Assembly
+    engine: BackrunEngine
+    journal: Journal
+    forwarder: Address
+    observer: Quiet
+    head: Head | None = None
+    posted: list[bytes] = field(default_factory=list)
+
+    @property
+    def aggregator(self) -> Address:
+        return self.fork.world.feeds["WETH"].aggregator
+
+    async def step(self) -> Head:
+        self.head = await self.parts.client.head()
+        await self.engine.step(self.head)
+        return self.head
+
+    def report(self, answer: int, nonce: int = 0, tip: int = 10**9, to: Address | None = None) -> bytes:
+        """A signed update through the forwarder, as a node operator sends it."""
+        observed = sorted([answer - 7, answer - 1, answer, answer + 2, answer + 30])
+        report = encode(["uint32", "bytes32", "int192[]", "int192"], [1, b"", observed, 1])
+        inner = calldata(TRANSMIT, [b"\0" * 32] * 3, report, [b"\1" * 32], [b"\2" * 32], b"\0" * 32)
+        data = calldata("forward(address,bytes)", to or self.aggregator, inner)
+        return self.signed(data, nonce, tip)
+
+    def signed(self, data: bytes, nonce: int, tip: int) -> bytes:
+        # Without data it is a harmless transfer to somebody.
+        fields: dict[str, Any] = {
+            "type": 2,
+            "chainId": self.fork.world.chain_id,
+            "nonce": nonce,
+            "to": checksum(self.forwarder if data else BENEFICIARY),
+            "value": 0,
+            "data": data,
+            "gas": 500_000,
+            "maxFeePerGas": 100 * 10**9 + tip,
+            "maxPriorityFeePerGas": tip,
+        }
+        return bytes(Account.sign_transaction(fields, TRANSMITTER_KEY).raw_transaction)
+
+    def publish(self, raw: bytes) -> str:
+        """Into the public pool."""
+        sent: str = self.fork.rpc.request("eth_sendRawTransaction", "0x" + raw.hex())
+        return sent
+
+    async def offered(self, count: int = 1, seconds: float = 8.0) -> None:
+        """Wait until the builder was asked so many times."""
+        await until(lambda: len(self.server.requests) >= count, seconds)
+
+    async def attempts(self) -> list[AttemptRow]:
+        return sorted(await self.journal.ask(queries.attempts), key=lambda row: row.head_number)
+
+    def nonce(self) -> int:
+        return int(self.fork.rpc.request("eth_getTransactionCount", OPERATOR, "latest"), 16)
+
+    def money(self) -> int:
+        return int(self.fork.rpc.request("eth_getBalance", OPERATOR, "latest"), 16)
+
+    def places(self, number: int) -> list[tuple[str, str]]:
+        """(sender, hash) of a block's transactions in order."""
+        txs = self.fork.rpc.block(number, full=True)["transactions"]
+        return [(tx["from"], tx["hash"]) for tx in sorted(txs, key=lambda tx: int(tx["transactionIndex"], 16))]
+
+
+PRICE = 2_880 * 10**8
+
+
+async def until(happened: Callable[[], bool], seconds: float = 8.0) -> None:
+    """Wait for it; raises TimeoutError."""
+    for _ in range(round(seconds / 0.02)):
+        if happened():
+            return
+        await asyncio.sleep(0.02)
+    raise TimeoutError
+
+
+@asynccontextmanager
+async def scene(fork: Fork, folder: Path, *, offer: str = "bundle", mempool: bool = True) -> AsyncIterator[Scene]:
+    actors = fork.actors
+    with actors.block() as receipts:
+        actors.submit(OPERATOR, None, creation_code(OPERATOR, OPERATOR, BENEFICIARY), gas=6_000_000)
+        actors.submit(OPERATOR, None, own_contracts()["FeedForwarder"].creation({}), gas=2_000_000)
+    executor, forwarder = (address(receipt["contractAddress"]) for receipt in receipts)
+    actors.fund_native(TRANSMITTER, 10**20)
+    market = fork.world.main
+    actors.fund(BORROWER, "WETH", 40 * 10**18)
+    actors.supply(market, BORROWER, "WETH", 40 * 10**18)
+    available = actors.standing(market, BORROWER).available // 10**8
+    actors.borrow(market, BORROWER, "USDC", actors.worth("USDC", available * 999 // 1_000))
+    actors.align({symbol: spec.price for symbol, spec in SPECS.items()} | {"WETH": PRICE})
+    async with AsyncExitStack() as open_:
+        server = await open_.enter_async_context(RelayServer(fork.rpc))
+        path = folder / "keeper.toml"
+        extra = f'\n[relays.builder]\nurl = "{server.url}"\noffer = "{offer}"\n'
+        if offer == "mev_share":
+            extra += f'stream = "{server.stream}"\n'
+        extra += f"[mempool]\nenabled = {'true' if mempool else 'false'}\n"
+        path.write_text(config_text(fork.world, fork.ws, folder, 12, 0, executor) + extra)
+        (folder / "operator.key").write_text(OPERATOR_KEY)
+        parts = await open_.enter_async_context(assemble(load(path, ENV), live=True))
+        journal, submitter = await open_.enter_async_context(_desk(parts))
+        assert isinstance(submitter, PrivateSubmitter)
+        observer = Quiet()
+        await parts.start()
+        wired = Parts(
+            client=parts.client,
+            follower=parts.follower,
+            books=parts.books,
+            mirrors=[],
+            quoter=parts.quoter,
+            appraiser=parts.appraiser,
+            fees=parts.fees,
+            prover=parts.prover,
+            submitter=submitter,
+            recorder=journal,
+            observer=observer,
+            safeguards=NoLimits(),
+            clock=lambda: actors.now,
+        )
+        engine = engine_for(parts, wired)
+        assert isinstance(engine, BackrunEngine)
+        stage = Scene(fork, server, parts, engine, journal, forwarder, observer)
+        await stage.step()
+        assert stage.aggregator in engine.feeds.assets
+        await open_.enter_async_context(following(parts, engine))
+        if offer == "mev_share":
+            await until(lambda: server.subscriptions > 0)
+        else:
+            await asyncio.sleep(0.3)  # the subscription
+        yield stage
+
+
+async def test_a_backrun_lands_in_the_same_block_directly_behind_its_update(fork: Fork, tmp_path: Path) -> None:
+    """Seen pending, decoded, planned under its price, simulated behind it, bundled, mined behind it, profitable."""
+    async with scene(fork, tmp_path) as here:
+        update = here.publish(here.report(PRICE))
+        await here.offered()
+        (method, params) = here.server.requests[0]
+        assert method == "eth_sendBundle"
+        assert len(params["txs"]) == 2
+        built = here.server.build()
+        assert len(built.included) == 2
+        order = here.places(built.number)
+        place = [tx_hash for _, tx_hash in order].index(update)
+        assert order[place + 1][0] == OPERATOR
+        await here.step()
+        (attempt,) = await here.attempts()
+        assert (attempt.state, attempt.block_number, attempt.tx_hash) == ("mined", built.number, order[place + 1][1])
+        assert attempt.borrower == BORROWER
+        assert attempt.net is not None
+        assert attempt.net > 0
+        assert attempt.predicted_gain == attempt.gain, "the simulation behind the update told the gain to the wei"
+        print(f"net {attempt.net} wei, predicted {attempt.predicted_net}")
+
+
+async def test_a_dropped_bundle_costs_nothing_and_is_offered_again(fork: Fork, tmp_path: Path) -> None:
+    """While the update waits, every head brings a fresh bundle at the same nonce; it lands with the update at last."""
+    async with scene(fork, tmp_path) as here:
+        money, nonce = here.money(), here.nonce()
+        here.server.mode = "drop"
+        raw = here.report(PRICE)
+        update = here.publish(raw)
+        for round_ in range(2):
+            await here.offered(round_ + 1)
+            here.fork.rpc.request("anvil_dropTransaction", update)  # this block leaves the update waiting
+            here.server.build()
+            here.publish(raw)
+            await here.step()
+        await here.offered(3)
+        targets = [int(params["blockNumber"], 16) for _, params in here.server.requests]
+        assert targets == [targets[0], targets[0] + 1, targets[0] + 2]
+        assert (here.money(), here.nonce()) == (money, nonce)
+        rows = await here.attempts()
+        assert [row.state for row in rows] == ["dropped", "dropped", "sent"]
+        assert {row.nonce for row in rows} == {nonce}
+        here.server.mode = "include"
+        here.fork.rpc.request("anvil_dropTransaction", update)
+        here.server.build()
+        here.publish(raw)
+        await here.step()
+        built = here.server.build()
+        assert len(built.included) == 2
+        await here.step()
+        assert [row.state for row in await here.attempts()][-1] == "mined"
+
+
+async def test_a_bundle_never_lands_without_its_update(fork: Fork, tmp_path: Path) -> None:
+    """The update is replaced by another transaction: ours is not included, not sent alone, and costs nothing."""
+    async with scene(fork, tmp_path) as here:
+        money, nonce = here.money(), here.nonce()
+        here.publish(here.report(PRICE))
+        await here.offered()
+        here.publish(here.signed(b"", 0, 50 * 10**9))  # the same nonce at a higher fee
+        here.fork.rpc.request("evm_mine")  # somebody else's block
+        for _ in range(6):
+            await here.step()
+            assert here.fork.rpc.request("txpool_status")["pending"] == "0x0"
+            here.server.build()
+        assert (here.money(), here.nonce()) == (money, nonce)
+        assert [row.state for row in await here.attempts()] == ["dropped"]
+
+
+async def test_after_a_lost_update_the_ordinary_pass_decides(fork: Fork, tmp_path: Path) -> None:
+    """The update lands without us: one head later the book has its price, and the position is taken as any other."""
+    async with scene(fork, tmp_path) as here:
+        here.server.mode = "drop"
+        here.publish(here.report(PRICE))
+        await here.offered()
+        here.server.build()  # the update is mined, our bundle is not
+        here.server.mode = "include"
+        await here.step()
+        assert len(here.server.requests[-1][1]["txs"]) == 1
+        here.server.build()
+        await here.step()
+        assert [row.state for row in await here.attempts()] == ["dropped", "mined"]
+
+
+async def test_what_is_no_update_of_a_feed_in_use_changes_nothing(fork: Fork, tmp_path: Path) -> None:
+    """Foreign aggregators, malformed and unsorted reports, an answer that changes nothing: nothing is offered."""
+    async with scene(fork, tmp_path) as here:
+        stranger = account("some other feed")
+        here.publish(here.report(PRICE, 0, to=stranger))
+        here.publish(here.report(3_000 * 10**8, 1))  # the present price
+        here.publish(
+            here.signed(calldata("forward(address,bytes)", here.aggregator, b"\xb1\xdc\x65\xa4nonsense"), 2, 1)
+        )
+        unsorted = encode(["uint32", "bytes32", "int192[]", "int192"], [1, b"", [PRICE, PRICE - 1], 1])
+        inner = calldata(TRANSMIT, [b"\0" * 32] * 3, unsorted, [], [], b"\0" * 32)
+        assert decode_call(here.aggregator, inner) is None
+        here.publish(here.signed(calldata("forward(address,bytes)", here.aggregator, inner), 3, 1))
+        here.publish(here.report(2_990 * 10**8, 4))  # not enough for anybody
+        await asyncio.sleep(0.8)
+        assert here.server.requests == []
+        assert await here.attempts() == []
+
+
+async def test_the_book_under_a_pending_price_is_the_book_after_it(fork: Fork, tmp_path: Path) -> None:
+    """Health of everybody in the view equals, to the wei, what the book says once the price is on chain."""
+    async with scene(fork, tmp_path, mempool=True) as here:
+        head = await here.step()
+        book: Any = next(b for b in here.parts.books if b.name == fork.world.main.name)
+        weth = fork.world.tokens["WETH"].address
+        at = head.timestamp + 24
+        before = list(book.accounts(at))
+        view = book.with_prices({weth: PRICE})
+        told = list(view.accounts(at))
+        screened = set(view.screen(at))
+        assert list(book.accounts(at)) == before, "looking changed the book"
+        fork.actors.set_price("WETH", PRICE)
+        await here.step()
+        assert list(book.accounts(at)) == told != before
+        assert set(book.screen(at)) == screened
+        assert BORROWER in screened
+
+
+async def test_a_hint_about_a_private_update_is_bid_on(fork: Fork, tmp_path: Path) -> None:
+    """MEV-Share: the update is known by hash and log only; the bid lands directly behind it."""
+    async with scene(fork, tmp_path, offer="mev_share", mempool=False) as here:
+        raw = here.report(PRICE)
+        topics = [ANSWER_UPDATED, "0x" + PRICE.to_bytes(32, "big").hex(), "0x" + "00" * 31 + "02"]
+        here.server.say(b"event: nonsense\ndata: {not json\n\n:comment\n\n")
+        here.server.share(here.report(PRICE, 9), {"logs": None, "txs": None})  # a hint that hints at nothing
+        update = here.server.share(raw, {"logs": [{"address": here.aggregator, "topics": topics, "data": "0x"}]})
+        await here.offered()
+        assert here.server.requests[0][0] == "mev_sendBundle"
+        assert here.server.requests[0][1]["body"][0] == {"hash": update}
+        built = here.server.build()
+        assert [sender for sender, _ in here.places(built.number)] == [TRANSMITTER, OPERATOR]
+        await here.step()
+        (attempt,) = await here.attempts()
+        assert attempt.state == "mined"
+        assert attempt.gain is not None
+        assert attempt.gain > 0
+
+
+async def test_the_stream_comes_back(fork: Fork, tmp_path: Path) -> None:
+    """A closed event stream is opened again, and the next hint is heard."""
+    async with scene(fork, tmp_path, offer="mev_share", mempool=False) as here:
+        here.server.say(b"")
+        await until(lambda: here.server.subscriptions > 1)
+        call = {"to": here.forwarder, "callData": "0x" + _data_of(here.report(PRICE)).hex()}
+        here.server.share(here.report(PRICE), {"txs": [call]})
+        await here.offered()
+        assert here.server.requests[0][0] == "mev_sendBundle"
+
+
+def _data_of(raw: bytes) -> bytes:
+    return bytes.fromhex(call_of(raw)["input"][2:])
