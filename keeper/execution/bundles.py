@@ -15,12 +15,15 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from keeper.errors import Halt
 from keeper.execution.lane import Lane, LanePolicy, Sending
+from keeper.execution.lanes import Lanes
 from keeper.execution.relays import Bundle, Relays, Told, replacement_uuid
 from keeper.execution.replies import Answer, Reception, Sender, combine
 from keeper.execution.signer import Signer
 from keeper.execution.submit import LiveSubmitter
 from keeper.execution.track import Tracker
+from keeper.execution.verdicts import OPEN
 from keeper.model import Attempt, AttemptState, Hash, Head, Order, Signed, TxKind, Verdict
 from keeper.ports import Ledger
 
@@ -134,6 +137,13 @@ class PrivateLane(Lane):
         else:
             await self.rebroadcast(attempt, head)
 
+    async def fill_gap(self, head: Head) -> Sending | None:
+        """Nothing while only private attempts wait behind the gap: they end by themselves, and for nothing."""
+        waiting = [a for a in await self._ledger.unsettled() if a.signer == self.address and a.state in OPEN]
+        if all(Terms.of(attempt) is not None for attempt in waiting):
+            return None
+        return await super().fill_gap(head)
+
     async def _deliver(self, attempt: Attempt, tx: Signed, head: Head) -> Answer:
         terms = Terms.of(attempt)
         if terms is None and attempt.state is AttemptState.INTENT and tx.kind is TxKind.EXECUTE:
@@ -204,15 +214,20 @@ def _as_one(told: list[Told]) -> Answer:
 
 
 class PrivateSubmitter(LiveSubmitter):
-    """Sends through a private lane, also directly behind somebody else's transaction."""
+    """Sends through private lanes, also directly behind somebody else's transaction."""
 
-    def __init__(self, ledger: Ledger, lane: PrivateLane, tracker: Tracker) -> None:
+    def __init__(self, ledger: Ledger, lane: PrivateLane | Lanes, tracker: Tracker) -> None:
         super().__init__(ledger, lane, tracker)
-        self._private = lane
+        self._lanes = lane if isinstance(lane, Lanes) else Lanes(ledger, [lane])
 
     async def submit_behind(self, order: Order, leader: Leader) -> Sending:
-        """Sign and offer [leader, ours] for the next block, and for no other."""
+        """Sign and offer [leader, ours] for the next block, and for no other. Raises like `submit`."""
+        lane = await self._lanes.choose(order.head.number)
+        if not isinstance(lane, PrivateLane):
+            raise Halt(
+                f"the key of {lane.address} sends in public only: nothing may be sent behind another transaction"
+            )
         try:
-            return await self._private.submit(order, leader)
+            return await lane.submit(order, leader)
         finally:
             await self._look()
