@@ -249,9 +249,11 @@ async def _explain(parts: Assembly, book: Book, borrower: Address, head: Head, f
     )
 
 
-async def doctor(config: Config, redactor: Redactor, *, live: bool, tell: Callable[[Result], None]) -> Report:
-    """Every check, told one by one."""
-    return await diagnose(config, live=live, tell=tell)
+async def doctor(
+    config: Config, redactor: Redactor, *, live: bool, notify: bool, tell: Callable[[Result], None]
+) -> Report:
+    """Every check, told one by one; with `notify` the alert channels get a test message."""
+    return await diagnose(config, live=live, notify=notify, tell=tell)
 
 
 async def deploy(config: Config, redactor: Redactor, *, confirm: Callable[[str], bool]) -> str:

@@ -15,8 +15,9 @@ from keeper.journal.file import check
 from keeper.journal.journal import journal_path
 from keeper.kinds import PROTOCOLS, Surroundings, check_words
 from keeper.model import Address
+from keeper.ops import channels
 from keeper.ops.checkup import Hooks, checkup
-from keeper.ops.doctor import Finding, Report, Result, examine
+from keeper.ops.doctor import Check, Finding, Report, Result, examine
 from keeper.program import Program
 
 
@@ -27,8 +28,10 @@ class _Quiet:
         """Nobody is to be woken by a check."""
 
 
-async def diagnose(config: Config, *, live: bool, tell: Callable[[Result], None] = lambda result: None) -> Report:
-    """Ask everything; never raises for what a check found."""
+async def diagnose(
+    config: Config, *, live: bool, notify: bool = False, tell: Callable[[Result], None] = lambda result: None
+) -> Report:
+    """Ask everything; never raises for what a check found. With `notify` each alert channel gets a test message."""
     check_words(config)
     urls = [endpoint.reveal() for endpoint in config.chain.endpoints]
     timeout = config.chain.request_timeout
@@ -37,7 +40,8 @@ async def diagnose(config: Config, *, live: bool, tell: Callable[[Result], None]
     try:
         endpoints = {one.pool.endpoints[0].label: one for one in singles}
         return await examine(
-            checkup(config, endpoints, client, _Questions(config, client, live=live).hooks, live=live), tell
+            checkup(config, endpoints, client, _Questions(config, client, live=live, notify=notify).hooks, live=live),
+            tell,
         )
     finally:
         for one in (client, *singles):
@@ -47,7 +51,7 @@ async def diagnose(config: Config, *, live: bool, tell: Callable[[Result], None]
 class _Questions:
     """What the doctor cannot answer from the configuration and a node alone."""
 
-    def __init__(self, config: Config, client: NodeClient, *, live: bool) -> None:
+    def __init__(self, config: Config, client: NodeClient, *, live: bool, notify: bool) -> None:
         self._config = config
         self._client = client
         self._mode = "live" if live else "dry"
@@ -58,6 +62,9 @@ class _Questions:
             open_journal=self._open_journal,
             markets={name: partial(self._market, name) for name in config.markets},
             simulate=self._simulate,
+            more=(
+                Check("alerts", partial(channels.check, config.alerts, notify=notify), fix="mend the [alerts] table"),
+            ),
         )
 
     async def _load_signer(self) -> Address | None:

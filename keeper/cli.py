@@ -140,13 +140,14 @@ def explain(session: Session, borrower: Address, market: str | None, path: Path 
 @with_config
 @with_json
 @click.option("--live", is_flag=True, help="Also require what `run --live` requires.")
+@click.option("--notify", is_flag=True, help="Send a test message to every alert channel.")
 @click.pass_obj
-def doctor(session: Session, path: Path | None, *, as_json: bool, live: bool) -> None:
+def doctor(session: Session, path: Path | None, *, as_json: bool, live: bool, notify: bool) -> None:
     """Check configuration, nodes, contracts, signer and disk; each no comes with its fix."""
     config = session.load(path, quiet=True)
     out = tables.console()
     tell = (lambda result: None) if as_json else (lambda result: out.print(tables.finding(result)))
-    report = asyncio.run(session.app.doctor(config, session.redactor, live=live, tell=tell))
+    report = asyncio.run(session.app.doctor(config, session.redactor, live=live, notify=notify, tell=tell))
     if as_json:
         tables.emit_json(out, session.redactor.value(report.json()))
     else:

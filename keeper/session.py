@@ -65,7 +65,7 @@ class Application(Protocol):
     ) -> Sequence[ExplainView]: ...
 
     async def doctor(
-        self, config: Config, redactor: Redactor, *, live: bool, tell: Callable[[Result], None]
+        self, config: Config, redactor: Redactor, *, live: bool, notify: bool, tell: Callable[[Result], None]
     ) -> Report: ...
 
     def report(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import apprise
@@ -21,6 +22,7 @@ import structlog
 
 from keeper.config import Alerts, Channel
 from keeper.errors import ConfigError
+from keeper.ops.doctor import Finding
 
 log = structlog.get_logger("keeper")
 
@@ -201,6 +203,36 @@ class Channels:
                 end.cancel()
             if late:
                 log.warning("alert.unfinished", channels=len(late))
+
+
+async def check(table: Alerts, *, notify: bool, limit: float = HANGS) -> Finding:
+    """The doctor's question: whether every channel is understood and, when it is asked to `notify`, takes a message.
+
+    Raises ConfigError for a URL that apprise does not know. `limit` is in seconds.
+    """
+    plugins = [(label, load(channel, label)) for channel, label, _ in named(table)]
+    if not plugins:
+        return Finding.ok("no channel is configured: alerts are only logged")
+    if not notify:
+        return Finding.ok(f"{len(plugins)} channels are understood; --notify sends each a test message")
+    refused: Counter[str] = Counter()
+    lanes = [
+        Lane(label, sender(plugin), title="keeper", per_minute=1, failed=partial(refused.update, [label]))
+        for label, plugin in plugins
+    ]
+    for lane in lanes:
+        lane.put("test", "a test message that `keeper doctor --notify` was asked for", severe=False)
+        lane.close()
+    ends = {asyncio.wrap_future(lane.ended): lane.label for lane in lanes}
+    _, late = await asyncio.wait(ends, timeout=limit)
+    for end in late:
+        end.cancel()
+        refused[ends[end]] += 1
+    if refused:
+        return Finding.fail(
+            f"{', '.join(sorted(refused))} did not take a test message", "mend the URL, or the service it names"
+        )
+    return Finding.ok(f"{len(plugins)} channels took a test message")
 
 
 def named(table: Alerts) -> list[tuple[Channel, str, bool]]:

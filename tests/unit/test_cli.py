@@ -120,9 +120,9 @@ class FakeApp:
         ]
 
     async def doctor(
-        self, config: Config, redactor: Redactor, *, live: bool, tell: Callable[[Checked], None]
+        self, config: Config, redactor: Redactor, *, live: bool, notify: bool, tell: Callable[[Checked], None]
     ) -> Report:
-        self._ask("doctor", live)
+        self._ask("doctor", live, *(["notify"] if notify else ()))
         results = (
             Checked("chain", Finding.ok("chain 1")),
             Checked("journal", Finding.fail("it is foreign", "move it away") if live else Finding.warn("old", "wait")),
