@@ -149,16 +149,21 @@ class Safety:
         return None
 
     async def _expose(self, order: Order, plan: Plan, value: int) -> Skip | None:
-        asset, now = plan.debt.address, self._clock()
+        """One transaction: the order waits for it."""
+        asset, symbol, now = plan.debt.address, plan.debt.symbol, self._clock()
         after = self._mark(breakers.EXPOSURE_DAY).exposure
-        in_flight = await self._journal.ask(lambda db: memory.in_flight(db, asset))
-        day = await self._journal.ask(lambda db: memory.exposed(db, asset, now - DAY, after))
-        trip = breakers.exposure(plan.debt.symbol, value, in_flight, day, self.limits)
-        if trip is not None:
-            await self.trip(trip)
-            return Skip(SkipReason.BREAKER_OPEN, f"{trip.name}: {trip.detail}", dict(trip.numbers))
-        await self._journal.change(lambda db, at: memory.expose(db, order.id, asset, value, now))
-        return None
+
+        def admit(db: sqlite3.Connection, at: int) -> Trip | None:
+            in_flight, day = memory.in_flight(db, asset), memory.exposed(db, asset, now - DAY, after)
+            trip = breakers.exposure(symbol, value, in_flight, day, self.limits)
+            if trip is None:
+                memory.expose(db, order.id, asset, value, now)
+            return trip
+
+        if (trip := await self._journal.change(admit)) is None:
+            return None
+        await self.trip(trip)
+        return Skip(SkipReason.BREAKER_OPEN, f"{trip.name}: {trip.detail}", dict(trip.numbers))
 
     # -------------------------------------------------------------------------------------- opening and closing
 
