@@ -24,6 +24,7 @@ from keeper.chain.wire import quantity
 from keeper.errors import BadData, Transient
 from keeper.model import Address, Hash
 
+STRIKES = 3
 _PAYS = frozenset({"CALL", "SELFDESTRUCT"})  # the frames whose `value` moves
 
 
@@ -62,7 +63,8 @@ class Inquiry:
     def __init__(self, client: Batcher) -> None:
         self._client = client
         self._traces = True
-        self._extras = True
+        self._plain = False  # the next request goes without what is beyond plain JSON-RPC
+        self._strikes = 0  # requests in a row that failed with it and were answered without
         self._proved = False  # a trace has been answered: the bound is not needed
 
     async def ask(
@@ -80,9 +82,10 @@ class Inquiry:
         )
         calls: list[tuple[str, Sequence[Any]]] = [block]
         calls += [("eth_getTransactionReceipt", [item]) for item in unique]
-        traced = unique if self._extras and self._traces else []
+        extras = not self._plain and self._strikes < STRIKES
+        traced = unique if extras and self._traces else []
         calls += [("debug_traceTransaction", [item, {"tracer": "callTracer"}]) for item in traced]
-        bounded = self._extras and recipient is not None and not self._proved
+        bounded = extras and recipient is not None and not self._proved
         if bounded:
             tag = {"blockHash": block_hash} if block_hash else hex(number)
             calls += [
@@ -93,9 +96,11 @@ class Inquiry:
         try:
             answers = await self._client.try_batch(calls)
         except Transient:
-            # Perhaps only what goes beyond the plain is not to be had here: the next try does without.
-            self._extras = False
+            # Perhaps only what goes beyond the plain is not to be had here.
+            self._plain = True
             raise
+        self._strikes = self._strikes + 1 if self._plain else 0 if extras else self._strikes
+        self._plain = False
         head, rest = answers[0], answers[1:]
         receipts, rest = rest[: len(unique)], rest[len(unique) :]
         traces, rest = rest[: len(traced)], rest[len(traced) :]
