@@ -106,7 +106,9 @@ class BackrunEngine(Engine):
         backruns = self._backruns
         try:
             if backruns.feeds.due(head):
-                await backruns.feeds.read(backruns.client, [b for b in self.parts.books if _repricable(b)], head)
+                books = [book for book in self.parts.books if _repricable(book)]
+                known = [book for book in books if book.status.trusted]
+                await backruns.feeds.read(backruns.client, known, head, complete=len(known) == len(books))
             self._waiting = {
                 key: (update, since)
                 for key, (update, since) in self._waiting.items()
@@ -120,10 +122,14 @@ class BackrunEngine(Engine):
                     del self._waiting[tx_hash]  # mined or replaced: the book has its price, or never will
                 elif update.tx is None and body is not None:
                     del self._waiting[tx_hash]
-                else:
-                    await self._try(update)
         except (Transient, BadData) as error:
             log.info("backrun.interrupted", reason=str(error))
+            return
+        for update, _ in list(self._waiting.values()):
+            try:
+                await self._try(update)
+            except (Transient, BadData) as error:
+                log.info("backrun.interrupted", update=update.hash, reason=str(error))
 
     async def _try(self, update: Update) -> Decision | None:
         if self._seen is None or (self._stop is not None and self._stop.is_set()):

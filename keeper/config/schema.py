@@ -60,6 +60,9 @@ class Chain(Section):
     max_reorg_depth: Whole = Field(
         64, gt=0, description="Blocks that can be undone in memory; deeper ones cause a reload."
     )
+    data_fee: Literal["none", "op", "arbitrum"] = Field(
+        "none", description="How a roll-up charges for data: `op` (OP stack), `arbitrum`, or `none`."
+    )
 
 
 class Data(Section):
@@ -118,18 +121,32 @@ class Executor(Section):
 
 
 class Signer(Section):
-    """The key that sends. Dry runs need none."""
+    """A key that sends: a keystore, a private key, or a remote signer. Dry runs need none."""
 
     keystore: File | None = Field(None, description="Encrypted JSON keystore file.")
     password: Hidden | None = Field(None, description="Keystore password (environment only).")
     password_file: File | None = Field(None, description="File with the keystore password, instead of `password`.")
     private_key: Hidden | None = Field(None, description="Private key (environment only); a keystore is safer.")
     private_key_file: File | None = Field(None, description="File with the private key, instead of `private_key`.")
+    remote_url: Url | None = Field(
+        None, description="Signer that holds the key and speaks eth_signTransaction, as Web3Signer. Shown masked."
+    )
+    remote_url_file: File | None = Field(None, description="File with that URL, instead of `remote_url`.")
+    address: Address | None = Field(None, description="The address the remote signer signs for.")
+    timeout: Seconds = Field(
+        5.0, gt=0, description="A remote signer that has not answered by then is asked again later."
+    )
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if self.keystore is not None and self.private_key is not None:
             raise ValueError("keystore and private_key are both set: keep one")
+        if self.remote_url is not None and (self.keystore is not None or self.private_key is not None):
+            raise ValueError("remote_url and a key are both set: keep one")
+        if self.remote_url is not None and self.remote_url.kind not in ("http", "https"):
+            raise ValueError("remote_url must start with http:// or https://")
+        if (self.remote_url is None) != (self.address is None):
+            raise ValueError("remote_url and address belong together: set both, or neither")
         if self.password is not None and self.keystore is None:
             raise ValueError("password is set without a keystore: set keystore too, or remove it")
         return self
@@ -137,7 +154,7 @@ class Signer(Section):
     @property
     def present(self) -> bool:
         """A key is configured (it may still be locked)."""
-        return self.keystore is not None or self.private_key is not None
+        return not (self.keystore is None and self.private_key is None and self.remote_url is None)
 
 
 class Strategy(Section):
@@ -329,6 +346,7 @@ class Config(Section):
     venues: dict[Name, Venue] = Field(default_factory=dict, description="One table per place to trade.")
     executor: Executor = Field(default_factory=lambda: Executor.model_validate({}))
     signer: Signer = Field(default_factory=lambda: Signer.model_validate({}))
+    signers: dict[Name, Signer] = Field(default_factory=dict, description="One table per further key, beside `signer`.")
     strategy: Strategy = Field(default_factory=lambda: Strategy.model_validate({}))
     relays: dict[Name, Relay] = Field(default_factory=dict, description="One table per private relay or builder.")
     mempool: Mempool = Field(default_factory=lambda: Mempool.model_validate({}))
@@ -342,6 +360,8 @@ class Config(Section):
     def _backruns_are_for_relays(self) -> Self:
         if self.mempool.enabled and all(relay.offer == "transaction" for relay in self.relays.values()):
             raise ValueError("mempool.enabled needs a relay that takes bundles: add a [relays.<name>] table")
+        if self.mempool.enabled and all(endpoint.kind == "http" for endpoint in self.chain.endpoints):
+            raise ValueError("mempool.enabled needs an endpoint that announces: add a ws://, wss:// or .ipc one")
         return self
 
     @model_validator(mode="after")
@@ -354,6 +374,20 @@ class Config(Section):
         return self
 
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _further_signers(self) -> Self:
+        if self.signers and not self.signer.present:
+            raise ValueError("there are further signers but no first one: fill in [signer]")
+        absent = [name for name, signer in self.signers.items() if not signer.present]
+        if absent:
+            raise ValueError(f"signers.{absent[0]} has no key: give it a keystore, a private_key or a remote_url")
+        return self
+
+    @property
+    def every_signer(self) -> tuple[Signer, ...]:
+        """Every configured signer, the first one first."""
+        return (self.signer, *self.signers.values()) if self.signer.present else ()
 
     @property
     def data_dir(self) -> Path:
@@ -368,7 +402,10 @@ class Config(Section):
         """Every string that must never be shown, for the log's redaction. Not for anything else."""
         found: list[str] = []
         relays = [url for relay in self.relays.values() for url in (relay.url, relay.stream) if url is not None]
-        for endpoint in (*self.chain.endpoints, *relays):
+        remote = [
+            signer.remote_url for signer in (self.signer, *self.signers.values()) if signer.remote_url is not None
+        ]
+        for endpoint in (*self.chain.endpoints, *relays, *remote):
             if endpoint.kind == "ipc":
                 continue
             parts = urlsplit(endpoint.reveal())
@@ -378,11 +415,8 @@ class Config(Section):
             found += [parts.password or "", *(piece for piece in pieces if len(piece) >= 8)]
             if str(endpoint) != endpoint.reveal().rstrip("/"):
                 found.append(endpoint.reveal())
-        found += [
-            secret.reveal()
-            for secret in (self.signer.password, self.signer.private_key, self.private.signing_key)
-            if secret is not None
-        ]
+        keys = [key for s in (self.signer, *self.signers.values()) for key in (s.password, s.private_key)]
+        found += [secret.reveal() for secret in (*keys, self.private.signing_key) if secret is not None]
         for channel in (*self.alerts.channels, *self.alerts.severe_channels):
             found += channel.pieces()
         return tuple(dict.fromkeys(text for text in found if text))

@@ -100,8 +100,11 @@ class Feeds:
         """The assets of a book that the aggregator prices."""
         return [asset for name, asset in self.assets.get(aggregator, ()) if name == book]
 
-    async def read(self, client: Client, books: Iterable[Repricable], head: Head) -> None:
-        """Find the aggregators at `head`. Raises Transient, BadData; what was known is then kept."""
+    async def read(self, client: Client, books: Iterable[Repricable], head: Head, *, complete: bool = True) -> None:
+        """Find the aggregators at `head`. Raises Transient, BadData; what was known is then kept.
+
+        Without `complete`, because books are missing, it stays due.
+        """
         assets: dict[Address, list[tuple[str, Address]]] = {}
         skipped: dict[tuple[str, Address], str] = {}
         for book in books:
@@ -122,7 +125,7 @@ class Feeds:
         for key, reason in skipped.items():
             if self.skipped.get(key) != reason:
                 log.info("feed_not_followed", market=key[0], asset=key[1], reason=reason)
-        self.assets, self.skipped, self._read_at = assets, skipped, head.number
+        self.assets, self.skipped, self._read_at = assets, skipped, head.number if complete else None
 
 
 async def _proxies(client: Client, sources: Mapping[Address, Address], head: Head) -> dict[Address, Address]:
