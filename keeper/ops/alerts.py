@@ -15,6 +15,7 @@ _MOST_KINDS = 1_000
 
 # Events, not states: another one differs in its numbers and is news all the same.
 EVENTS = frozenset({"started", "stopped", "liquidation_done", "attempt_failed", "near_liquidation"})
+GOOD = frozenset({"started", "stopped", "liquidation_done", "node_back", "market_back", "breaker_closed"})
 # What ends what. Once one of a pair is said the other may be said again: the last word must be the present state.
 ENDS = {
     "node_back": ("node_lost",),
@@ -64,7 +65,7 @@ class LogAlerter:
         if len(self._said) > _MOST_KINDS:
             oldest = min(self._said, key=lambda kind: self._said[kind].at)
             del self._said[oldest]
-        say = self._log.error if severe else self._log.warning
+        say = self._log.error if severe else self._log.info if name in GOOD else self._log.warning
         say("alert", alert=name, message=message, **repeats)
         if self.deliver is not None:
             again = f" ({said.suppressed} more times since it was last said)" if said is not None and repeats else ""

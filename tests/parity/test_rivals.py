@@ -26,7 +26,7 @@ from keeper.execution.landed import Inquiry
 from keeper.journal.journal import Journal
 from keeper.journal.queries import Summary, summary
 from keeper.journal.rivals import Liquidation
-from keeper.model import MAX_UINT256, Address, Hash, address
+from keeper.model import MAX_UINT256, WAD, Address, Hash, address
 from keeper.ops import rival_tables, tables
 from tests.support.fork import Fork
 
@@ -308,3 +308,31 @@ async def test_without_traces_the_balance_bounds_the_payment(fork: Fork, tmp_pat
         earlier = fork.rpc.request("eth_getBlockByNumber", hex(head.number - 1), False)["transactions"]
         exact = await Inquiry(on.parts.client).ask(head.number - 1, None, None, [Hash(earlier[0])])
         assert [item.coinbase_paid for item in exact.transactions.values()] == [PAYMENT]
+
+
+async def test_those_near_liquidation_are_the_ones_the_protocol_says(fork: Fork, tmp_path: Path) -> None:
+    """Against every borrower's exact account: the healthy ones below the limit and above the size, largest first."""
+    async with scene(fork, tmp_path, live=False) as on:
+        for number, (symbol, usd) in enumerate(
+            [
+                ("WETH", 900_000),
+                ("WETH", 40_000),
+                ("WBTC", 300_000),
+                ("wstETH", 120_000),
+                ("wstETH", 700),
+                ("WBTC", 5_000),
+            ]
+        ):
+            on.borrower(f"near {number}", symbol, usd)
+        fork.actors.set_price("WETH", fork.actors.price("WETH") * 920 // 1000)
+        await on.step()
+        book = next(book for book in on.parts.books if book.name == on.market.name)
+        now = (await on.parts.client.head()).timestamp
+        everybody = sorted(book.accounts(now), key=lambda account: -account.debt_value)
+        assert min(account.health_factor for account in everybody) < WAD
+        for below in (101 * 10**16, 107 * 10**16, 12 * 10**17, 3 * 10**18):
+            for size in (0, 10_000 * 10**8, 100_000 * 10**8):
+                expected = [a for a in everybody if WAD <= a.health_factor < below and a.debt_value >= size]
+                assert book.near(now, below, size, 100) == expected
+                assert book.near(now, below, size, 2) == expected[:2]
+        assert len(book.near(now, 3 * 10**18, 0, 100)) == 4
