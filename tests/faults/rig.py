@@ -12,7 +12,9 @@ from pathlib import Path
 
 from keeper.app import _desk
 from keeper.assembly import Assembly, assemble
+from keeper.chain.follow import Advance
 from keeper.chain.heads import Heads
+from keeper.chain.until import until
 from keeper.chain.wire import data_bytes
 from keeper.config import load
 from keeper.devchain.actors import Actors, Reverted, account
@@ -47,12 +49,15 @@ class Watcher:
     passed_at: Head | None = None
     behind: frozenset[str] = frozenset()
     passes: int = 0
+    applied: int = 0  # blocks, less those undone
     interrupted_by: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     seen: list[int] = field(default_factory=list)  # heads passed, in order
 
     def synced(self, step: Synced) -> None:
         self.behind = step.behind
+        assert isinstance(step, Advance)
+        self.applied += step.applied - step.undone
 
     def settled(self, verdict: Verdict) -> None: ...
 
@@ -362,6 +367,7 @@ async def running(made: Rig) -> AsyncIterator[None]:
         client=parts.client,
         follower=parts.follower,
         books=parts.books,
+        mirrors=[*parts.books, *parts.venues],
         quoter=parts.quoter,
         appraiser=parts.appraiser,
         fees=parts.fees,
@@ -371,12 +377,11 @@ async def running(made: Rig) -> AsyncIterator[None]:
         observer=made.watcher,
         safeguards=Unguarded(),
         clock=lambda: made.watcher.passed_at.timestamp if made.watcher.passed_at else 0,
-        venues=parts.venues,
     )
     engine = Engine(wired, block_time=12, audit_every=3, audit_sample=1_000)
     stop = asyncio.Event()
     async with Heads(parts.client, block_time=0.1, poll_interval=0.02) as heads:
-        made.task = asyncio.create_task(engine.run(heads, stop, 1.0))
+        made.task = asyncio.create_task(engine.run(until(stop, heads), stop))
         try:
             yield
         finally:

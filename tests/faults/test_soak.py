@@ -1,0 +1,205 @@
+"""Left alone with traffic: memory flat, no task, thread or file leaked, no block left out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from keeper.demo import Daemon
+from keeper.devchain.actors import account
+from keeper.devchain.catalogue import SPECS
+from keeper.devchain.world import Built
+from tests.e2e.test_daemon import Theatre, theatre
+from tests.faults.rig import rig
+
+SEED = int(os.environ.get("KEEPER_SEED", "20261122"))
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("daemon")]
+
+_SETTINGS = """[audit]
+every = 10
+
+[breakers]
+audit_failures = 1_000
+
+[strategy]
+max_oracle_gap_bps = 2000
+profit_sanity_bps = 100000
+"""
+_AUDIT = '"alert":"audit_difference"'
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_no_block_is_left_out_and_no_task_stays(built: Built, tmp_path: Path) -> None:
+    """Every block from the first to the last is applied exactly once, and tasks come and go."""
+    await follow(built, tmp_path, 120)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+async def test_no_block_is_left_out_at_length(built: Built, tmp_path: Path) -> None:
+    """The same over five thousand blocks."""
+    await follow(built, tmp_path, 5_000)
+
+
+async def follow(built: Built, folder: Path, blocks: int) -> None:
+    async with rig(built, folder, "ws", SEED) as made:
+        made.borrower()
+        await made.recovered("soak")
+        first, tasks = made.head()[0], len(asyncio.all_tasks())
+        applied = made.watcher.applied
+        for number in range(blocks):
+            if number % 25 == 0:
+                made.fall(0)
+                made.borrower()
+            if number % 25 == 12:
+                made.fall(5)
+            made.trade()
+            await made.breathe(0.2 if number % 5 else 0.0)  # now and then it has to catch up
+        await made.recovered("soak")
+        await made.quiet("soak")
+        last = made.head()[0]
+        assert made.watcher.applied - applied == last - first
+        assert not made.differences()
+        assert not await made.bookkeeping()
+        assert not made.watcher.differences, "an audit found a difference"
+        assert len(asyncio.all_tasks()) <= tasks + 2
+        print(f"seed {SEED}: blocks {first} to {last}, {made.watcher.passes} passes, {len(made.desk.orders)} orders")
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["dry", "live"])
+def test_memory_stays_flat(built: Built, tmp_path: Path, live: bool) -> None:
+    """A sample of the daemon's life: what it holds does not grow with the blocks that pass."""
+    soak(built, tmp_path, live=live, blocks=150, seconds=0.07)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("live", [False, True], ids=["dry", "live"])
+def test_memory_stays_flat_over_five_thousand_blocks(built: Built, tmp_path: Path, live: bool) -> None:
+    """The same at full size."""
+    soak(built, tmp_path, live=live, blocks=5_000, seconds=0.1)
+
+
+def soak(built: Built, folder: Path, *, live: bool, blocks: int, seconds: float) -> None:
+    rng = random.Random(SEED)
+    samples: list[tuple[int, int, int, int]] = []  # block, KiB, threads, descriptors
+    with theatre(built, folder, live=live) as scene:
+        scene.config.write_text(scene.config.read_text().replace("[strategy]\n", _SETTINGS))
+        daemon = scene.daemon()
+        try:
+            assert daemon.process is not None
+            for number in range(blocks):
+                began = time.monotonic()
+                with scene.stage.lock:
+                    traffic(scene, rng, number)
+                if number % max(blocks // 50, 1) == 0:
+                    samples.append((number, *holdings(daemon.process.pid)))
+                time.sleep(max(seconds - (time.monotonic() - began), 0.0))
+            lag = settle(scene, daemon)
+            metrics = requests.get(f"{daemon.http}/metrics", timeout=5).text
+            assert re.search(r'keeper_audits_total\{.*result="ok"\} [1-9]', metrics), "nothing was audited"
+            assert daemon.stop() == 0, daemon.tail()
+        finally:
+            daemon.kill()
+        if live:
+            scene.check_against_chain()
+        raced = differences(daemon)
+        for told in raced:
+            check_race(scene, told)
+        attempts = len(scene.attempts())
+    assert attempts, "there was nothing to do"
+    assert not [
+        line for line in daemon.log.read_text().splitlines() if '"level":"error"' in line and _AUDIT not in line
+    ]
+    half = samples[len(samples) // 2 :]
+    slope = least_squares([(block, kib) for block, kib, _, _ in half])
+    told = f"{blocks} blocks, {attempts} attempts, {samples[0][1] // 1024} to {samples[-1][1] // 1024} MiB"
+    told += f", {len(raced)} audits beaten by the next block"
+    print(f"seed {SEED}, {'live' if live else 'dry'}: {told}, {slope:+.2f} KiB a block at the end, {lag} blocks behind")
+    assert half[-1][1] - half[0][1] < max(16 * 1024, blocks * 4), "it keeps growing"
+    assert half[-1][2] <= half[0][2] + 2, "threads leak"
+    assert half[-1][3] <= half[0][3] + 8, "descriptors leak"
+
+
+def traffic(scene: Theatre, rng: random.Random, number: int) -> None:
+    """One block of swaps, deposits, borrowers and prices."""
+    actors, world = scene.stage.actors, scene.stage.world
+    if number % 30 == 0:
+        actors.align({symbol: spec.price for symbol, spec in SPECS.items()})
+    with actors.block(strict=False):
+        pool = rng.choice([p for p in world.uniswap.pools if not p.thin])
+        side = rng.random() < 0.5
+        actors.swap(pool, zero_for_one=side, amount=actors.worth(pool.token0 if side else pool.token1, 3_000))
+        market = rng.choice([*world.markets.values()])
+        if number % 30 == 5:
+            user = account(f"soak {number}")
+            amount = actors.worth("WETH", 30_000)
+            actors.fund(user, "WETH", amount)
+            actors.supply(market, user, "WETH", amount)
+            actors.borrow(market, user, "USDC", actors.worth("USDC", 23_500))
+        if number % 30 == 15:
+            actors.set_price("WETH", SPECS["WETH"].price * 95 // 100)
+        if number % 30 == 0:
+            actors.set_price("WETH", SPECS["WETH"].price)
+
+
+def settle(scene: Theatre, daemon: Daemon) -> int:
+    """Blocks the daemon is behind the chain once the traffic is over; waits until nothing is in flight."""
+    deadline = time.monotonic() + 30
+    behind = 1 << 30
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        status = daemon.status()
+        head = status.get("head")
+        number = head.get("number") if isinstance(head, dict) else None
+        if isinstance(number, int):
+            behind = scene.stage.watcher.number() - number
+            if behind <= 1 and not status.get("in_flight"):
+                return behind
+    raise AssertionError(f"the daemon is {behind} blocks behind: {daemon.tail()}")
+
+
+def holdings(pid: int) -> tuple[int, int, int]:
+    """Resident KiB, threads and open descriptors of a process, from /proc."""
+    folder = Path("/proc") / str(pid)
+    pages = int((folder / "statm").read_text().split()[1])
+    return pages * _PAGE // 1024, len([*(folder / "task").iterdir()]), len([*(folder / "fd").iterdir()])
+
+
+def differences(daemon: Daemon) -> list[str]:
+    """What audits found different, as told."""
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if _AUDIT in line]
+    return [str(line["message"]) for line in lines]
+
+
+def check_race(scene: Theatre, told: str) -> None:
+    """The mirror was right after all: anvil answers for its newest block while it mines the next one."""
+    rpc, pools = scene.stage.watcher, {pool.address: pool for pool in scene.stage.world.uniswap.pools}
+    found = re.search(r"pool (0x\w{40}) .* block (\d+): reserves are .*, the mirror has \((\d+), (\d+)\)", told)
+    if found is not None and found[1] in pools:
+        now = rpc.view(found[1], "getReserves()", returns="uint112,uint112,uint32", at=int(found[2]))
+        assert now[:2] == (int(found[3]), int(found[4])), told
+        return
+    found = re.search(r"(\w+): (0x\w{40}) has health factor \d+ at block (\d+), the book says (\d+)", told)
+    assert found is not None, told
+    market = scene.stage.world.markets[found[1]]
+    data = rpc.view(
+        market.pool, "getUserAccountData(address)", found[2], returns=",".join(["uint256"] * 6), at=int(found[3])
+    )
+    assert data[5] == int(found[4]), told
+
+
+def least_squares(points: list[tuple[int, int]]) -> float:
+    """The slope of a line through them."""
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
