@@ -1,0 +1,158 @@
+"""kill -9 between any two steps of a run that sends to relays only: the same promises, and nothing leaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from keeper.chain.refusals import Unanswered
+from keeper.execution.bundles import PrivateLane, PrivatePolicy, PrivateSubmitter
+from keeper.execution.lane import LanePolicy
+from keeper.execution.recover import recover
+from keeper.execution.relays import Bundle, Told
+from keeper.execution.track import Tracker
+from keeper.journal import Journal
+from keeper.model import Head
+from tests.property.test_execution_crash import CONFIRMATIONS, SEED, Run, memory
+from tests.support.execution_chain import ME, Chain, FakeClient, FakeSigner, HookedLedger, Tx, refuse
+
+__all__ = ["memory"]  # the fixture
+
+pytestmark = pytest.mark.property
+
+BLOCKS = 3
+
+
+class BuilderChain(Chain):
+    """A chain whose blocks also hold what relays were offered, as far as `chooses` agrees; the pool never sees it."""
+
+    def __init__(self) -> None:
+        self.offered: list[tuple[Tx, int, int]] = []  # transaction, first and last block
+        self.chooses: Callable[[Tx], bool] = lambda tx: True
+        super().__init__()
+
+    def mine(self, wanted: Callable[[Tx], bool] = lambda tx: True) -> Head:
+        number = len(self.blocks) + 100
+        private = []
+        for tx, first, last in self.offered:
+            due = first <= number <= last and (tx.sender, tx.nonce) not in self.pool
+            # A builder simulates: what would revert, or cannot run, is left out.
+            good = tx.data[:20] not in self.state.done and tx.nonce >= self.state.nonces.get(tx.sender, 0)
+            if due and good and self.chooses(tx):
+                self.pool[tx.sender, tx.nonce] = tx
+                private.append(tx)
+        hidden = {tx.hash for tx in private}
+        head = super().mine(lambda tx: tx.hash in hidden or wanted(tx))
+        for tx in private:
+            if self.pool.get((tx.sender, tx.nonce)) is tx:
+                del self.pool[tx.sender, tx.nonce]
+        return head
+
+
+class FakeRelays:
+    """Takes bundles, loses them, or does not answer. With `hold` it may include them in any block up to the last."""
+
+    def __init__(self, run: PrivateRun, *, hold: bool) -> None:
+        self._run = run
+        self.hold = hold
+
+    async def send(self, bundle: Bundle) -> list[Told]:
+        run = self._run
+        run.hook("before send")
+        tx = Tx.decode(bundle.raw)
+        fate = (
+            run.rng.choice(("taken", "taken", "taken", "lost", "taken unanswered", "busy")) if run.mortal else "taken"
+        )
+        if "taken" in fate:
+            run.chain.handed_out[tx.hash] = tx
+            run.book.offered.append((tx, bundle.block, bundle.until if self.hold else bundle.block))
+        run.hook("after send")
+        if fate == "taken":
+            return [Told("fake", tx.hash)]
+        return [Told("fake", None, refuse("try again later") if fate == "busy" else Unanswered("no answer"))]
+
+    async def withdraw(self, bundle: Bundle) -> int:
+        return 0
+
+
+class PrivateRun(Run):
+    """One seeded life with relays. `public` is all that was ever handed out in public."""
+
+    def __init__(self, seed: int, folder: Path, places: Counter[str], *, calm: bool) -> None:
+        super().__init__(seed, folder, places)
+        self.chain = self.book = BuilderChain()
+        self.client = FakeClient(self.chain, self.hook)
+        self.relays = FakeRelays(self, hold=self.rng.random() < 0.4)
+        self.book.chooses = lambda tx: not self.mortal or self.rng.random() < 0.5
+        self.calm = calm  # no reorganisations and no strangers: then a liquidation is never public
+        self.public: list[Tx] = []
+        taken = self.chain.take
+
+        def take(raw: bytes) -> object:
+            self.public.append(Tx.decode(raw))
+            return taken(raw)
+
+        self.chain.take = take  # type: ignore[method-assign,assignment]  # an observer of the only public door
+
+    async def start(self) -> None:
+        self.journal = await Journal.open(self.path, 1, "live", lambda: self.chain.head.timestamp)
+        ledger = HookedLedger(self.journal, self.hook)
+        policy = LanePolicy(max_age=6, rebroadcast_every=2, bump_every=2)
+        relays = self.relays
+        lane = PrivateLane(self.client, ledger, FakeSigner(ME, self.hook), relays, policy, PrivatePolicy(BLOCKS))  # type: ignore[arg-type]  # a fake
+        tracker = Tracker(self.client, ledger, lane, CONFIRMATIONS)
+        self.ledger = ledger
+        self.submitter = PrivateSubmitter(ledger, lane, tracker)
+        await recover(ledger, tracker, lane, self.chain.head)
+        await self.submitter.settle(self.chain.head)
+
+    def the_world_moves(self) -> None:
+        if not self.calm:
+            super().the_world_moves()
+            return
+        if self.rng.random() < 0.25:
+            self.positions.add(self.rng.randbytes(20))
+        self.chain.mine()
+
+    async def check_end(self) -> None:
+        await super().check_end()
+        if self.calm:
+            leaked = [tx for tx in self.public if tx.kind == "execute"]
+            assert not leaked, "a liquidation was handed out in public"
+
+
+def lives(count: int, folder: Path, offset: int) -> None:
+    places: Counter[str] = Counter()
+    deaths = cancels = mined = 0
+    for number in range(count):
+        seed = SEED + offset + number
+        run = PrivateRun(seed, folder, places, calm=number % 2 == 0)
+        try:
+            asyncio.run(run.live())
+        except BaseException:
+            print(f"KEEPER_SEED={seed}")
+            raise
+        deaths += run.deaths
+        kinds = Counter(tx.kind for tx, _, _ in run.chain.on_chain())
+        cancels += kinds["cancel"]
+        mined += kinds["execute"]
+    print(
+        f"{count} lives from seed {SEED + offset}, {deaths} deaths at {dict(places)}, {mined} mined, {cancels} cancels"
+    )
+    assert deaths >= count
+    assert {p.split()[1] for p in places} >= {"intend", "sign", "signed", "send", "sent", "record", "read"}
+
+
+def test_kill_at_random_steps_in_private(memory: Path) -> None:
+    """80 seeded lives with several deaths each: 0 double sends, 0 stuck nonces, 0 liquidations leaked in public."""
+    lives(80, memory, 7_000_000)
+
+
+@pytest.mark.long
+def test_kill_at_many_random_steps_in_private(memory: Path) -> None:
+    """The same over 2,000 lives."""
+    lives(2_000, memory, 8_000_000)
