@@ -22,6 +22,7 @@ MASK = "********"
 _WEI_PER = {"wei": 1, "gwei": 10**9, "ether": 10**18}
 _SECONDS_PER = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
 _QUANTITY = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+_HOST = re.compile(r"localhost|\d{1,3}(\.\d{1,3}){3}|([a-z0-9-]+\.)+[a-z]{2,}")
 _WORD = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
 
@@ -112,9 +113,12 @@ class Channel(Secret):
         return f"{self.kind}://{MASK}"
 
     def pieces(self) -> tuple[str, ...]:
-        """What must never be shown: the whole, and each part long enough to be a credential."""
+        """What must never be shown: the whole, and each part long enough to be a credential.
+
+        Where others have a host, many services have a token; what can only be a host is left alone.
+        """
         _, _, rest = self._hidden.partition("://")
-        parts = {piece for piece in re.split(r"[/?&=:@,;#]", rest) if len(piece) >= 8}
+        parts = {piece for piece in re.split(r"[/?&=:@,;#]", rest) if len(piece) >= 8 and not _HOST.fullmatch(piece)}
         return (self._hidden, rest, *sorted(parts), *sorted({unquote(piece) for piece in parts}))
 
 

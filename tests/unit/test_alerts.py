@@ -236,17 +236,19 @@ def test_channels_are_masked_everywhere(tmp_path: Path) -> None:
     (tmp_path / "channels").write_text(f"{url}\njsons://hooks.example/{SECRET}x?to=a,b\n")
     path = tmp_path / "keeper.toml"
     path.write_text(MINIMAL + '[alerts]\nchannels_file = "channels"\n')
-    config = load(path, {"KEEPER__ALERTS__SEVERE_CHANNELS": f"slack://A/{SECRET}y/C"})
+    config = load(path, {"KEEPER__ALERTS__SEVERE_CHANNELS": f"slack://A/{SECRET}y/C json://127.0.0.1:80/x"})
     assert [(label, severe) for _, label, severe in named(config.alerts)] == [
         ("channels[0] (tgram)", False),
         ("channels[1] (jsons)", False),
         ("severe_channels[0] (slack)", True),
+        ("severe_channels[1] (json)", True),
     ]
     assert config.alerts.channels[0].reveal() == url
     shown = repr(config) + str(describe(config)) + config.model_dump_json()
     assert SECRET not in shown
     assert "tgram://********" in shown
     redact = Redactor(config.secrets()).text
+    assert redact("127.0.0.1 and hooks.example are no secrets") == "127.0.0.1 and hooks.example are no secrets"
     for text in (url, SECRET, f"POST /{SECRET}x?to=a,b failed", f"no route to {SECRET}y"):
         assert SECRET not in redact(text)
 
