@@ -46,7 +46,8 @@ from keeper.ops.redact import Redactor
 from keeper.ops.signals import stop_event
 from keeper.ops.views import DemoView, ExplainView, GateRow, ScanRow, ScanView
 from keeper.ports import Book, Submitter
-from keeper.safety import Safety, limits
+from keeper.safety import Safety
+from keeper.stops import limits, recall
 from keeper.watch import Watch
 
 __all__ = ["check_words", "demo", "deploy", "devchain", "doctor", "explain", "report", "run", "scan"]
@@ -214,12 +215,16 @@ async def explain(config: Config, redactor: Redactor, borrower: Address, market:
         head = await parts.start()
         fees = await parts.fees.quote(head)
         wanted = [book for book in parts.books if market in (None, book.name)]
-        found = [await _explain(parts, book, borrower, head, fees) for book in wanted]
+        stopped = await asyncio.to_thread(recall, config, parts.appraiser.cooldowns)
+        found = [await _explain(parts, book, borrower, head, fees, stopped) for book in wanted]
         await parts.follower.save()
     return [view for view in found if view is not None]
 
 
-async def _explain(parts: Assembly, book: Book, borrower: Address, head: Head, fees: FeeQuote) -> ExplainView | None:
+async def _explain(
+    parts: Assembly, book: Book, borrower: Address, head: Head, fees: FeeQuote, stopped: tuple[bool, str | None]
+) -> ExplainView | None:
+    """`stopped`: whether the keeper is paused, and why its breakers are open."""
     timestamp = head.timestamp + parts.block_time
     account = book.account(borrower, timestamp)
     if account is None:
@@ -231,7 +236,10 @@ async def _explain(parts: Assembly, book: Book, borrower: Address, head: Head, f
             return replace(view, skip=Skip(SkipReason.MARKET_UNKNOWN, book.status.reason))
         return view
     quoter = parts.quoter(fees, frozenset())
-    found = parts.appraiser.consider(book, position, quoter, fees, now=int(time.time()), in_flight=False, thorough=True)
+    now, (paused, breaker) = int(time.time()), stopped
+    found = parts.appraiser.consider(
+        book, position, quoter, fees, now=now, in_flight=False, paused=paused, breaker=breaker, thorough=True
+    )
     plan, skip, ran = found.choice.plan, found.skip, None
     if plan is not None and found.liquidation is not None:
         # Simulated even when a gate is closed: the person asked.

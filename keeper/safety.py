@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 
-from keeper.config import Config
 from keeper.errors import ConfigError
 from keeper.journal import Journal
 from keeper.journal import breakers as memory
@@ -28,32 +27,6 @@ from keeper.strategy.failures import Failure
 log = structlog.get_logger("keeper")
 
 PAUSE, QUARANTINE = "pause", "quarantine"  # beside breakers and borrowers, what `keeper resume` can be given
-
-
-def limits(config: Config) -> Limits:
-    """The configured limits."""
-    table = config.breakers
-    return Limits(
-        loss_per_day=table.loss_per_day,
-        gas_per_day=table.gas_per_day,
-        reverts={
-            Failure.LOST_RACE: table.reverts_lost_race,
-            Failure.NOT_LIQUIDATABLE: table.reverts_not_liquidatable,
-            Failure.NO_LIQUIDITY: table.reverts_no_liquidity,
-            Failure.BUG: table.reverts_bug,
-        },
-        prediction_error_bps=table.prediction_error_bps,
-        prediction_attempts=table.prediction_attempts,
-        balance_attempts=table.balance_attempts,
-        attempt_gas=table.attempt_gas,
-        max_head_age=round(table.max_head_age),
-        max_height_gap=table.max_height_gap,
-        rpc_error_bps=table.rpc_error_bps,
-        audit_failures=table.audit_failures,
-        exposure_per_transaction=table.exposure_per_transaction,
-        exposure_in_flight=table.exposure_in_flight,
-        exposure_per_day=table.exposure_per_day,
-    )
 
 
 class Safety:

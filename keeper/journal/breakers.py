@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from keeper.model import Address
 
+_SINCE = 3  # schema version that brought these tables
+
 
 @dataclass(frozen=True, slots=True)
 class Marks:
@@ -71,7 +73,9 @@ class Memory:
 
 
 def load(db: sqlite3.Connection) -> Memory:
-    """What a starting keeper has to respect."""
+    """What a starting keeper has to respect; nothing in a journal that an older keeper wrote last."""
+    if db.execute("PRAGMA user_version").fetchone()[0] < _SINCE:
+        return Memory(None, (), {}, ())
     pause = db.execute("SELECT detail FROM pauses").fetchone()
     rows = db.execute(
         "SELECT name, open_at, detail, numbers, after_event, after_exposure, after_note FROM breakers ORDER BY name"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from keeper.demo import BLOCK_TIME
+from keeper.devchain.scenario import BORROWERS
 from keeper.devchain.world import Built
 from keeper.errors import CheckFailed
 from keeper.journal.queries import Reader, decisions
@@ -45,6 +47,18 @@ def status(scene: Theatre) -> dict[str, Any]:
         return {}
     with closing(caller):
         return caller.ask("status")
+
+
+def watched(scene: Theatre, lines: int) -> list[dict[str, Any]]:
+    """The first lines of `keeper status --watch --json`, which goes on until it is interrupted."""
+    command = [sys.executable, "-m", "keeper", "status", "--watch", "--json", "--config", str(scene.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = [json.loads(process.stdout.readline()) for _ in range(lines)]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    return found
 
 
 def reasons(scene: Theatre) -> set[str | None]:
@@ -98,6 +112,9 @@ def test_a_paused_daemon_sends_nothing_until_it_is_resumed(built: Built, tmp_pat
             time.sleep(BLOCK_TIME)
             assert scene.count() == scene.nonce
             assert not scene.attempts()
+            explained = json.loads(scene.keeper("explain", BORROWERS[0].account, "--json").stdout)
+            assert explained[0]["skip"]["reason"] == "paused"
+            assert watched(scene, 2)[0]["pause_reason"] == "node upgrade"
             daemon.kill()  # leaves its socket behind
             assert scene.keeper("status").returncode == 11
             daemon.start()
