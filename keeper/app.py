@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import structlog
 
-from keeper.assembly import Assembly, assemble, open_signer, private_policy, private_relays
+from keeper.assembly import Assembly, assemble, open_signers, private_policy, private_relays
 from keeper.bulletin import Bulletin, telling
 from keeper.chain.client import NodeClient
 from keeper.chain.heads import Heads
@@ -30,6 +30,7 @@ from keeper.errors import ConfigError
 from keeper.execution.bundles import PrivateLane, PrivateSubmitter
 from keeper.execution.deploy import deploy as deploy_executor
 from keeper.execution.lane import Lane, LanePolicy
+from keeper.execution.lanes import Lanes
 from keeper.execution.recover import recover
 from keeper.execution.submit import DrySubmitter, LiveSubmitter
 from keeper.execution.track import Tracker
@@ -46,6 +47,7 @@ from keeper.ops.redact import Redactor
 from keeper.ops.signals import stop_event
 from keeper.ops.views import DemoView, ExplainView, GateRow, ScanRow, ScanView
 from keeper.ports import Book, Submitter
+from keeper.replacing import Patience, Replacing
 from keeper.safety import Safety
 from keeper.stops import limits, recall
 from keeper.watch import Watch
@@ -127,6 +129,13 @@ def _safety(parts: Assembly, journal: Journal) -> Safety:
     )
 
 
+def _replacing(parts: Assembly, journal: Journal, submitter: LiveSubmitter, safety: Safety) -> Replacing:
+    """The executor's deadline is `inclusion_slack` blocks after the one that was simulated for."""
+    slack = parts.config.strategy.inclusion_slack
+    patience = Patience(before=max(1, slack), until=slack)
+    return Replacing(journal, submitter.lanes, parts.prover, safety, parts.books, patience, parts.block_time)
+
+
 def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety, bulletin: Bulletin) -> Engine:
     protocols = {name: market.protocol for name, market in parts.config.markets.items()}
     observer = Telemetry(parts.metrics, parts.vitals, parts.alerter, protocols, submitter, lambda: _provider(parts))
@@ -144,6 +153,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         observer=Several(observer, parts.rivals, bulletin),
         safeguards=safety,
         clock=lambda: int(time.time()),
+        review=_replacing(parts, journal, submitter, safety).review if isinstance(submitter, LiveSubmitter) else None,
     )
     return engine_for(parts, wired)
 
@@ -163,17 +173,17 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
     open_ = AsyncExitStack()
     open_.push_async_callback(journal.close)
     async with open_:
-        lane: Lane | None = None
+        lanes: Lanes | None = None
         if parts.mode == "live":
-            assert parts.signer is not None
             policy = LanePolicy(max_fee=config.strategy.max_gas_price, min_tip=config.strategy.tip)
             if config.relays:
-                relays = await open_.enter_async_context(private_relays(config))
-                lane = PrivateLane(parts.client, journal, parts.signer, relays, policy, private_policy(config))
+                relays, private = await open_.enter_async_context(private_relays(config)), private_policy(config)
+                keys = [PrivateLane(parts.client, journal, s, relays, policy, private) for s in parts.signers]
+                lanes = Lanes(journal, keys)
             else:
-                lane = Lane(parts.client, journal, parts.signer, policy)
-        tracker = Tracker(parts.client, journal, lane, confirmations=config.chain.max_reorg_depth)
-        found = await recover(journal, tracker, lane, await parts.client.head())
+                lanes = Lanes(journal, [Lane(parts.client, journal, signer, policy) for signer in parts.signers])
+        tracker = Tracker(parts.client, journal, lanes, confirmations=config.chain.max_reorg_depth)
+        found = await recover(journal, tracker, lanes, await parts.client.head())
         log.info(
             "reconciled",
             journal=str(path),
@@ -182,12 +192,11 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
             resumed=len(found.resumed),
             cancelling=len(found.cancelling),
         )
-        if lane is None:
+        if lanes is None:
             yield journal, DrySubmitter(parts.client, journal, parts.sender)
-        elif isinstance(lane, PrivateLane):
-            yield journal, PrivateSubmitter(journal, lane, tracker)
         else:
-            yield journal, LiveSubmitter(journal, lane, tracker)
+            kind = PrivateSubmitter if config.relays else LiveSubmitter
+            yield journal, kind(journal, lanes, tracker)
 
 
 async def scan(config: Config, redactor: Redactor) -> ScanView:
@@ -268,9 +277,8 @@ async def deploy(config: Config, redactor: Redactor, *, confirm: Callable[[str],
     """Create the executor with the configured signer in every role; a sentence about it, for the configuration."""
     if not config.signer.present:
         raise ConfigError("no key is configured: set signer.keystore (or a private key) before deploying")
-    signer = await open_signer(config)
     client = NodeClient.connect([endpoint.reveal() for endpoint in config.chain.endpoints], chain_id=config.chain.id)
-    async with client:
+    async with client, open_signers(config) as (signer, *_):
         if not confirm(f"Deploy the executor to chain {config.chain.id} from {checksum(signer.address)}?"):
             raise ConfigError("nothing was deployed: answer yes, or pass --yes")
         done = await deploy_executor(

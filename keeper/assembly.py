@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
@@ -20,15 +20,18 @@ from keeper.chain.client import NodeClient
 from keeper.chain.follow import Follower
 from keeper.chain.rebuild import Progress
 from keeper.config import Config
+from keeper.config import schema as config_schema
 from keeper.errors import ConfigError
 from keeper.execution.bundles import PrivatePolicy
+from keeper.execution.data_fees import data_fee
 from keeper.execution.executor import state_override
 from keeper.execution.fees import CoinbaseTip, FeePolicy, FeeSource, FixedTip, PercentileTip, ShareTip, Tip
 from keeper.execution.landed import Inquiry
 from keeper.execution.prove import ProofSettings, TransactionProver
 from keeper.execution.relays import Offer, Relays, RelaySpec, ReputationKey
+from keeper.execution.remote_signer import RemoteSigner
 from keeper.execution.reverts import CLASSES
-from keeper.execution.signer import LocalSigner, load_signer
+from keeper.execution.signer import LocalSigner, Signer, load_signer
 from keeper.execution.simulate import Simulator, funded
 from keeper.kinds import PROTOCOLS, VENUES, Surroundings, TradingVenue, check_words
 from keeper.model import Address, FeeQuote, Head, address
@@ -67,7 +70,7 @@ class Assembly:
     metrics: Metrics
     vitals: Vitals
     alerter: LogAlerter
-    signer: LocalSigner | None
+    signers: tuple[Signer, ...]
     executor: Address
     books: list[Book]
     venues: list[TradingVenue]
@@ -84,6 +87,11 @@ class Assembly:
     def block_time(self) -> int:
         """Usual seconds between two blocks, whole."""
         return max(1, round(self.config.chain.block_time))
+
+    @property
+    def signer(self) -> Signer | None:
+        """The first key."""
+        return self.signers[0] if self.signers else None
 
     @property
     def sender(self) -> Address:
@@ -134,8 +142,7 @@ async def assemble(config: Config, *, live: bool, watching: bool = False) -> Asy
     check_words(config)
     if live and config.executor.address is None:
         raise ConfigError("no executor is configured: run `keeper deploy` and set executor.address before --live")
-    signer = await open_signer(config) if config.signer.present else None
-    if live and signer is None:
+    if live and not config.every_signer:
         raise ConfigError("no key is configured: set signer.keystore (or a private key) before --live")
     mode = "live" if live else "dry"
     chain_ = config.chain
@@ -148,8 +155,8 @@ async def assemble(config: Config, *, live: bool, watching: bool = False) -> Asy
     )
     checkpoints = await Checkpoints.open(config.data_dir / "mirrors.sqlite3", chain_.id)
     try:
-        async with client:
-            assembly = _wire(config, mode, client, checkpoints, signer, watching=watching)
+        async with client, open_signers(config) as signers:
+            assembly = _wire(config, mode, client, checkpoints, signers, watching=watching)
             try:
                 yield assembly
             finally:
@@ -158,9 +165,21 @@ async def assemble(config: Config, *, live: bool, watching: bool = False) -> Asy
         await checkpoints.close()
 
 
-async def open_signer(config: Config) -> LocalSigner:
-    """The configured key; raises ConfigError without repeating any of it."""
-    table = config.signer
+@asynccontextmanager
+async def open_signers(config: Config) -> AsyncIterator[tuple[Signer, ...]]:
+    """Every configured key, the first one first; raises ConfigError without repeating any of them."""
+    async with AsyncExitStack() as open_:
+        found: list[Signer] = []
+        for table in config.every_signer:
+            signer = await _open_signer(config, table)
+            open_.push_async_callback(signer.close)
+            found.append(signer)
+        yield tuple(found)
+
+
+async def _open_signer(config: Config, table: config_schema.Signer) -> LocalSigner | RemoteSigner:
+    if table.remote_url is not None and table.address is not None:
+        return RemoteSigner(table.remote_url, table.address, config.chain.id, table.timeout)
     return await asyncio.to_thread(
         load_signer,
         config.chain.id,
@@ -208,7 +227,7 @@ def _wire(
     mode: str,
     client: NodeClient,
     checkpoints: Checkpoints,
-    signer: LocalSigner | None,
+    signers: tuple[Signer, ...],
     *,
     watching: bool,
 ) -> Assembly:
@@ -254,8 +273,9 @@ def _wire(
         venues.append(venue)
         sources += lends
     policy = fee_policy(config)
+    data = data_fee(config.chain.data_fee, client, config.chain.id)
     prover = TransactionProver(
-        _simulator(config, client, executor, signer, mode),
+        _simulator(config, client, executor, signers[0] if signers else None, mode),
         policy,
         {venue.name: venue for venue in venues},
         {source.name: source for source in sources},
@@ -267,6 +287,7 @@ def _wire(
             block_time=block_time,
             lateness=block_time * table.inclusion_slack,
         ),
+        data_fee=data,
     )
     gates = GateSettings(
         min_net=table.profit_floor,
@@ -285,7 +306,7 @@ def _wire(
         metrics=metrics,
         vitals=vitals,
         alerter=alerter,
-        signer=signer,
+        signers=signers,
         executor=executor,
         books=books,
         venues=venues,
@@ -301,7 +322,7 @@ def _wire(
             progress=_progress(vitals),
         ),
         fee_policy=policy,
-        fees=FeeSource(client, policy),
+        fees=FeeSource(client, policy, data),
         prover=prover,
         appraiser=Appraiser(
             Planner(PlannerSettings(native)),
@@ -312,9 +333,7 @@ def _wire(
     )
 
 
-def _simulator(
-    config: Config, client: NodeClient, executor: Address, signer: LocalSigner | None, mode: str
-) -> Simulator:
+def _simulator(config: Config, client: NodeClient, executor: Address, signer: Signer | None, mode: str) -> Simulator:
     """Live: nothing is pretended. Dry: the sender can pay, and an executor of ours is there in any case."""
     sender = DRY_OPERATOR if signer is None else signer.address
     overrides: dict[Address, dict[str, Any]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from keeper.assembly import DRY_EXECUTOR, DRY_OPERATOR, open_signer
+from keeper.assembly import DRY_EXECUTOR, DRY_OPERATOR, open_signers
 from keeper.chain.client import NodeClient
 from keeper.config import Config
 from keeper.execution.deploy import verify
@@ -55,7 +55,8 @@ class _Questions:
         self._config = config
         self._client = client
         self._mode = "live" if live else "dry"
-        self._signer: Address | None = None
+        self._signer: Address | None = None  # the first one
+        self._signers: list[Address] = []
         self.hooks = Hooks(
             load_signer=self._load_signer,
             verify_executor=self._verify_executor,
@@ -68,13 +69,16 @@ class _Questions:
         )
 
     async def _load_signer(self) -> Address | None:
-        if not self._config.signer.present:
-            return None
-        self._signer = (await open_signer(self._config)).address
+        async with open_signers(self._config) as signers:
+            self._signers = [signer.address for signer in signers]
+        self._signer = self._signers[0] if self._signers else None
         return self._signer
 
     async def _verify_executor(self, executor: Address) -> str | None:
-        return await verify(self._client, executor, self._signer or DRY_OPERATOR)
+        for signer in self._signers or [DRY_OPERATOR]:
+            if (wrong := await verify(self._client, executor, signer)) is not None:
+                return wrong
+        return None
 
     async def _open_journal(self) -> str:
         path = journal_path(self._config.data_dir, self._config.chain.id, self._mode)

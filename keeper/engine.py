@@ -8,7 +8,7 @@ Everything a pass decides from was read at one block hash. Every liquidatable po
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,6 +63,7 @@ class Parts:
     observer: Observer
     safeguards: Safeguards
     clock: Callable[[], int]  # Unix seconds
+    review: Callable[[Synced, Sequence[Opportunity], FeeQuote], Awaitable[None]] | None = None  # what is not mined yet
 
 
 class Engine:
@@ -108,6 +109,8 @@ class Engine:
         found = await self.survey(synced, fees)
         decisions = [await self._finish(*item, stop) for item in await self._prove(found, synced.head, fees)]
         await parts.recorder.record_pass(synced.head, decisions)
+        if parts.review is not None:
+            await parts.review(synced, found, fees)
         parts.observer.passed(synced.head)
         return tuple(decisions)
 

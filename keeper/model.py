@@ -300,6 +300,7 @@ class FeeQuote:
 
     base_fee: int
     tip: int
+    data_fee: int = 0  # wei per transaction of usual size, charged beside the gas by some roll-ups
 
     @property
     def price(self) -> int:
@@ -354,8 +355,8 @@ class Plan:
 
     @property
     def cost(self) -> int:
-        """Wei spent on gas as estimated."""
-        return self.gas * self.fees.price
+        """Wei spent on gas, and on data where that is charged for, as estimated."""
+        return self.gas * self.fees.price + self.fees.data_fee
 
     @property
     def net(self) -> int:
@@ -501,11 +502,12 @@ class Outcome:
     revert: str | None = None
     block_hash: Hash | None = None
     reported_gain: int | None = None  # wei the executor's own event states
+    data_fee: int = 0  # wei charged beside the gas
 
     @property
     def net(self) -> int:
-        """Gain less what the gas really cost, wei."""
-        return self.gain - self.gas_used * self.gas_price
+        """Gain less what gas and data really cost, wei."""
+        return self.gain - self.gas_used * self.gas_price - self.data_fee
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,6 +338,27 @@ class Prover(Protocol):
         """One proof per job, in order, in one round trip."""
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """An attempt that is out, with the plan that would take its place: the same position, settlement id and nonce.
+
+    The fees, wei per gas, are the least a node accepts in its place.
+    """
+
+    attempt_id: str
+    plan: Plan
+    liquidation: Liquidation
+    least_max_fee: int
+    least_tip: int
+
+
+class Renewer(Protocol):
+    """Proves replacements as a `Prover` proves new plans."""
+
+    async def renew(self, jobs: Sequence[Renewal], head: Head, fees: FeeQuote) -> list[Proof]:
+        """One proof per job, in order; its order has the attempt's id and at least the least fees."""
+
+
 class Sent(Protocol):
     """What became of an order."""
 

@@ -73,10 +73,11 @@ class Watch:
     async def _look_at_balance(self, head: Head) -> None:
         """Only where something is paid for: a live run."""
         parts = self._parts
-        if parts.mode != "live" or parts.signer is None:
+        if parts.mode != "live" or not parts.signers:
             return
-        answer = await parts.client.request("eth_getBalance", [parts.signer.address, "latest"])
-        held = wire.quantity(answer, "a balance")
+        calls = [("eth_getBalance", [signer.address, "latest"]) for signer in parts.signers]
+        # An order may go to any of the keys, so the poorest counts.
+        held = min(wire.quantity(answer, "a balance") for answer in await parts.client.batch(calls))
         parts.metrics.signer_balance.set(held / WAD)
         price = head.next_base_fee() + parts.config.strategy.tip
         await self._safety.observe(breakers.BALANCE, breakers.balance(held, price, self._safety.limits))

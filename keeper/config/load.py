@@ -22,10 +22,12 @@ ENV_PREFIX = "KEEPER__"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _WHOLE_VARIABLE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _ENV_ONLY = {"signer.password", "signer.private_key", "private.signing_key"}
+_FURTHER = re.compile(r"^signers\.[^.]+\.")  # tables of further signers have the keys of the first
 _FROM_FILE = {
     "chain.endpoints_file": "chain.endpoints",
     "signer.password_file": "signer.password",
     "signer.private_key_file": "signer.private_key",
+    "signer.remote_url_file": "signer.remote_url",
     "alerts.channels_file": "alerts.channels",
     "alerts.severe_channels_file": "alerts.severe_channels",
     "private.signing_key_file": "private.signing_key",
@@ -86,7 +88,7 @@ class _Draft:
             self.sources[dotted] = source
             return [self._prepare(item, (*key, index), source, folder) for index, item in enumerate(value)]
         if isinstance(value, str):
-            if dotted in _ENV_ONLY and not _WHOLE_VARIABLE.fullmatch(value):
+            if _known(dotted) in _ENV_ONLY and not _WHOLE_VARIABLE.fullmatch(value):
                 variable = ENV_PREFIX + dotted.upper().replace(".", "__")
                 self.problems[dotted] = f"must not stand in the file: set {variable} or use {dotted}_file"
                 return value
@@ -98,7 +100,7 @@ class _Draft:
             value = _VARIABLE.sub(lambda match: self.environ[match[1]], value)
             if names:
                 source = f"{source} with ${{{'}, ${'.join(names)}}}"
-            if dotted in _PATHS and value and not value.startswith("~"):
+            if _known(dotted) in _PATHS and value and not value.startswith("~"):
                 value = str(folder / value)
         self.sources[dotted] = source
         return value
@@ -125,15 +127,17 @@ class _Draft:
                 continue
             table[parts[-1]] = self.environ[name]
             dotted = ".".join(parts)
-            if dotted not in _ENV_ONLY:  # a secret written into the file is wrong even when it is overridden
+            if _known(dotted) not in _ENV_ONLY:  # a secret written into the file is wrong even when it is overridden
                 self.problems.pop(dotted, None)
             self.sources[dotted] = f"environment {name}"
 
     def read_files(self) -> None:
         """Replace each ``<key>_file`` by the text in that file."""
-        for file_key, key in _FROM_FILE.items():
-            section, _, name = key.partition(".")
-            table = self.data.get(section)
+        for file_key, key in self._from_file():
+            section, _, name = key.rpartition(".")
+            table: Any = self.data
+            for part in section.split("."):
+                table = table.get(part) if isinstance(table, dict) else None
             if not isinstance(table, dict) or not table.get(f"{name}_file"):
                 continue
             if name in table:
@@ -155,6 +159,17 @@ class _Draft:
                 self.problems[file_key] = "the file it names is empty"
             table[name] = text
             self.sources[key] = f"file of {file_key}"
+
+    def _from_file(self) -> list[tuple[str, str]]:
+        """Each ``<key>_file`` with its key, for every table of signers."""
+        further = self.data.get("signers")
+        names = further if isinstance(further, dict) else {}
+        mine = [(file_key, key) for file_key, key in _FROM_FILE.items() if key.startswith("signer.")]
+        return list(_FROM_FILE.items()) + [
+            (file_key.replace("signer", f"signers.{name}", 1), key.replace("signer", f"signers.{name}", 1))
+            for name in names
+            for file_key, key in mine
+        ]
 
     def build(self) -> Config | None:
         """The checked configuration, or None with the problems noted."""
@@ -180,6 +195,11 @@ class _Draft:
             if source.startswith("environment") and (key == dotted or key.startswith(f"{dotted}.")):
                 return f"{dotted} ({source.removeprefix('environment ')})"
         return dotted
+
+
+def _known(dotted: str) -> str:
+    """The key by which the tables above know it."""
+    return _FURTHER.sub("signer.", dotted)
 
 
 def _dotted(key: Iterable[str | int]) -> str:
@@ -263,6 +283,6 @@ def _suggestion(loc: Key) -> str:
     for name, field in Config.model_fields.items():
         other = section_model(field.annotation)
         if other is not None and (near := get_close_matches(wrong, other.model_fields, n=1, cutoff=0.85)):
-            middle = ".<name>" if name in ("markets", "venues", "relays") else ""
+            middle = ".<name>" if name in ("markets", "venues", "relays", "signers") else ""
             return f"; did you mean {name}{middle}.{near[0]}?"
     return f"; known here: {', '.join(section.model_fields)}"

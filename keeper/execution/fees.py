@@ -7,7 +7,9 @@ from statistics import median_low
 
 from keeper.chain.wire import quantity
 from keeper.errors import BadData
-from keeper.model import FeeQuote, Head
+from keeper.execution.data_fees import FREE, DataCost, DataFee, NoDataFee
+from keeper.execution.signer import Unsigned
+from keeper.model import Address, FeeQuote, Head, TxKind
 from keeper.ports import Client
 
 BPS = 10_000
@@ -78,12 +80,18 @@ class Bid:
         return self.gas_limit * self.max_fee
 
 
-class FeeSource:
-    """Fee quotes at a head. Asks the node only for the percentile policy, once per head."""
+# A liquidation of usual size, for plans: bytes that compress badly, so that it rather costs too much than too little.
+USUAL_CALLDATA = bytes(range(256)) * 7
+_USUAL = Unsigned(TxKind.EXECUTE, 1 << 16, Address("0x" + "ff" * 20), USUAL_CALLDATA, 1 << 21, 10**11, 10**9)
 
-    def __init__(self, client: Client, policy: FeePolicy) -> None:
+
+class FeeSource:
+    """Fee quotes at a head. Asks the node only for the percentile policy and for data fees, once per head."""
+
+    def __init__(self, client: Client, policy: FeePolicy, data: DataFee | None = None) -> None:
         self._client = client
         self._policy = policy
+        self._data = data or NoDataFee()
         self._latest: tuple[Head, FeeQuote] | None = None
 
     async def quote(self, head: Head) -> FeeQuote:
@@ -93,7 +101,9 @@ class FeeSource:
         tip = self._policy.min_tip
         if isinstance(self._policy.tip, PercentileTip):
             tip = min(max(tip, await self._recent(head, self._policy.tip)), self._policy.max_tip)
-        quote = FeeQuote(head.next_base_fee(), tip)
+        data = (await self._data.price([_USUAL], head))[0]
+        base = head.next_base_fee()
+        quote = FeeQuote(base, tip, data.wei + data.gas * (base + tip))
         self._latest = (head, quote)
         return quote
 
@@ -129,24 +139,40 @@ def highest_base_fee(base_fee: int, blocks: int) -> int:
     return base_fee
 
 
-def bid(policy: FeePolicy, quote: FeeQuote, gain: int, gas_used: int) -> Bid | None:
+def bid(
+    policy: FeePolicy, quote: FeeQuote, gain: int, gas_used: int, data: DataCost = FREE, least: Bid | None = None
+) -> Bid | None:
     """The fee fields for a simulated gain of `gain` wei, or None when the allowed share cannot pay the base fee.
 
     Whatever happens, `Bid.most` ≤ `spendable`, without a coinbase payment `gain` × `spend_share_bps` / 10 000: a fee
-    that leaves room for a rising base fee is cut down to that, and then waits instead of costing more.
+    that leaves room for a rising base fee is cut down to that, and then waits instead of costing more. What `data`
+    costs beside the gas, with a quarter more for a rising price, is spent from the same share. `least` is what has
+    to be outbid: a fee that cannot be both that high and within the share is None too.
     """
-    gas_limit = gas_limit_up(gas_used)
+    gas_limit = gas_limit_up(gas_used) + data_up(data.gas)
     if gain <= 0 or gas_limit <= 0:
         return None
-    affordable = min(spendable(policy, gain) // gas_limit, policy.max_fee)
+    affordable = min((spendable(policy, gain) - data_up(data.wei)) // gas_limit, policy.max_fee)
     if affordable <= quote.base_fee:
         return None
     tip = quote.tip
     if isinstance(policy.tip, ShareTip):
-        after_base = max(gain - quote.base_fee * gas_used, 0)
-        tip = min(max(after_base * policy.tip.share_bps // BPS // gas_used, policy.min_tip), policy.max_tip)
+        gas = gas_used + data.gas
+        after_base = max(gain - data.wei - quote.base_fee * gas, 0)
+        tip = min(max(after_base * policy.tip.share_bps // BPS // gas, policy.min_tip), policy.max_tip)
+    if least is not None:
+        tip = max(tip, least.tip)
     max_fee = min(highest_base_fee(quote.base_fee, policy.headroom_blocks) + tip, affordable)
-    return Bid(gas_limit, max_fee, min(tip, max_fee - quote.base_fee))
+    tip = min(tip, max_fee - quote.base_fee)
+    if least is None:
+        return Bid(gas_limit, max_fee, tip)
+    max_fee, tip = max(max_fee, least.max_fee), max(tip, least.tip)
+    return Bid(gas_limit, max_fee, tip) if tip <= max_fee <= affordable else None
+
+
+def data_up(cost: int) -> int:
+    """A cost of data with a quarter more, rounded up: its price may rise until inclusion."""
+    return -(-cost * 5 // 4)
 
 
 def spendable(policy: FeePolicy, gain: int) -> int:

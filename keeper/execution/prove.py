@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keeper.execution.compose import compose
+from keeper.execution.data_fees import DataCost, DataFee, NoDataFee
 from keeper.execution.executor import Settlement, encode_execute
 from keeper.execution.fees import BPS, Bid, FeePolicy, bid, highest_base_fee, paid, spendable
+from keeper.execution.signer import Unsigned
 from keeper.execution.simulate import Simulator, Trial
 from keeper.execution.submit import new_attempt_id
-from keeper.model import Address, FeeQuote, Head, Order, Plan, Route, Simulation, Skip, SkipReason
-from keeper.ports import FlashSource, Liquidation, Proof, Venue
+from keeper.model import Address, FeeQuote, Head, Order, Plan, Route, Simulation, Skip, SkipReason, TxKind
+from keeper.ports import FlashSource, Liquidation, Proof, Renewal, Venue
 
 _SPARE_GAS = 300_000  # beside half as much again as estimated: only a limit for the simulation, nobody pays it
 
@@ -30,6 +33,14 @@ class ProofSettings:
     lateness: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    id: str
+    plan: Plan
+    liquidation: Liquidation
+    least: Bid | None = None  # what has to be outbid
+
+
 class TransactionProver:
     """Implements `ports.Prover` by `Simulator`; every order's calldata is the simulated one, byte for byte."""
 
@@ -41,6 +52,7 @@ class TransactionProver:
         sources: Mapping[str, FlashSource],
         settings: ProofSettings,
         new_id: Callable[[], str] = new_attempt_id,
+        data_fee: DataFee | None = None,
     ) -> None:
         self._simulator = simulator
         self._policy = policy
@@ -48,16 +60,28 @@ class TransactionProver:
         self._sources = sources
         self._settings = settings
         self._new_id = new_id
+        self._data_fee = data_fee or NoDataFee()
 
     async def prove(self, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote) -> list[Proof]:
         """One proof per job, in order. Raises Transient when the node cannot answer for this head."""
-        ids = [self._new_id() for _ in jobs]
-        calls = [self._calldata(plan, way, key) for (plan, way), key in zip(jobs, ids, strict=True)]
-        trials = [self._trial(plan, data, fees) for (plan, _), data in zip(jobs, calls, strict=True)]
-        results = await self._simulator.run(head, head.timestamp + self._settings.block_time, trials)
+        return await self._run([_Job(self._new_id(), plan, way) for plan, way in jobs], head, fees)
+
+    async def renew(self, jobs: Sequence[Renewal], head: Head, fees: FeeQuote) -> list[Proof]:
+        """Implements `ports.Renewer`: with the attempts' own ids, and fees that outbid what is out there."""
+        least = [Bid(0, job.least_max_fee, job.least_tip) for job in jobs]
+        renewals = [_Job(j.attempt_id, j.plan, j.liquidation, bid_) for j, bid_ in zip(jobs, least, strict=True)]
+        return await self._run(renewals, head, fees)
+
+    async def _run(self, jobs: Sequence[_Job], head: Head, fees: FeeQuote) -> list[Proof]:
+        calls = [self._calldata(job.plan, job.liquidation, job.id) for job in jobs]
+        trials = [self._trial(job.plan, data, fees) for job, data in zip(jobs, calls, strict=True)]
+        results, costs = await asyncio.gather(
+            self._simulator.run(head, head.timestamp + self._settings.block_time, trials),
+            self._data_fee.price(self._unsigned(trials), head),
+        )
         return [
-            self._judge(plan, key, data, result, head, fees)
-            for (plan, _), key, data, result in zip(jobs, ids, calls, results, strict=True)
+            self._judge(job, data, result, head, fees, cost)
+            for job, data, result, cost in zip(jobs, calls, results, costs, strict=True)
         ]
 
     async def prove_behind(
@@ -69,17 +93,18 @@ class TransactionProver:
         own numbers make the order. That is for bundles only, which cost nothing when they fail, and the executor's
         floor holds.
         """
-        ids = [self._new_id() for _ in jobs]
-        calls = [self._calldata(plan, way, key) for (plan, way), key in zip(jobs, ids, strict=True)]
-        trials = [self._trial(plan, data, fees) for (plan, _), data in zip(jobs, calls, strict=True)]
+        work = [_Job(self._new_id(), plan, way) for plan, way in jobs]
+        calls = [self._calldata(job.plan, job.liquidation, job.id) for job in work]
+        trials = [self._trial(job.plan, data, fees) for job, data in zip(work, calls, strict=True)]
         if first is None:
             results = [self._planned(plan, head) for plan, _ in jobs]
         else:
             timestamp = head.timestamp + self._settings.block_time
             results = await self._simulator.behind(first, head, timestamp, trials)
+        costs = await self._data_fee.price(self._unsigned(trials), head)
         return [
-            self._judge(plan, key, data, result, head, fees)
-            for (plan, _), key, data, result in zip(jobs, ids, calls, results, strict=True)
+            self._judge(job, data, result, head, fees, cost)
+            for job, data, result, cost in zip(work, calls, results, costs, strict=True)
         ]
 
     def _planned(self, plan: Plan, head: Head) -> Simulation:
@@ -107,34 +132,45 @@ class TransactionProver:
     def _coinbase_bps(self, plan: Plan) -> int:
         return self._policy.coinbase_bps if plan.profit_token == self._settings.wrapped_native else 0
 
+    def _unsigned(self, trials: Sequence[Trial]) -> list[Unsigned]:
+        """As they would be signed, at a nonce that takes as many bytes as any."""
+        to = self._settings.executor
+        return [Unsigned(TxKind.EXECUTE, 1 << 16, to, t.data, t.gas_limit, t.max_fee, t.tip) for t in trials]
+
     @staticmethod
     def _trial(plan: Plan, data: bytes, fees: FeeQuote) -> Trial:
         limit = plan.gas * 3 // 2 + _SPARE_GAS
         return Trial(data, limit, highest_base_fee(fees.base_fee, 1) + fees.tip, fees.tip)
 
-    def _judge(self, plan: Plan, key: str, data: bytes, ran: Simulation, head: Head, fees: FeeQuote) -> Proof:
+    def _judge(self, job: _Job, data: bytes, ran: Simulation, head: Head, fees: FeeQuote, cost: DataCost) -> Proof:
+        plan = job.plan
         if not ran.ok:
             reason = ran.revert or "reverted without a reason"
             short = reason.startswith("GainTooLow")
             kind = SkipReason.SIMULATION_SHORT if short else SkipReason.SIMULATION_REVERTED
             numbers = {"predicted_gain": plan.gain, "floor": self.floor(plan), "gas_used": ran.gas_used}
             return Proof(plan, ran, skip=Skip(kind, f"the simulation at block {head.number} failed: {reason}", numbers))
-        offer = bid(self._policy, fees, ran.gain, ran.gas_used)
+        offer = bid(self._policy, fees, ran.gain, ran.gas_used, cost, job.least)
         if offer is None:
             most = spendable(self._policy, ran.gain)
             numbers = {"gain": ran.gain, "gas_used": ran.gas_used, "base_fee": fees.base_fee, "most": most}
             text = "the share of the simulated gain that may be spent does not pay the base fee"
+            if job.least is not None:
+                numbers["least"] = job.least.max_fee
+                text = "the share of the simulated gain that may be spent does not outbid what was sent"
             return Proof(plan, ran, skip=Skip(SkipReason.SIMULATION_SHORT, text, numbers))
-        net = ran.gain - ran.gas_used * paid(fees, offer).price
+        gas_used = ran.gas_used + cost.gas
+        net = ran.gain - gas_used * paid(fees, offer).price - cost.wei
         if net < self._settings.min_net:
-            numbers = {"gain": ran.gain, "gas_used": ran.gas_used, "net": net, "limit": self._settings.min_net}
+            numbers = {"gain": ran.gain, "gas_used": gas_used, "net": net, "limit": self._settings.min_net}
             text = "the simulation earns less than the profit floor"
             return Proof(plan, ran, skip=Skip(SkipReason.SIMULATION_SHORT, text, numbers))
-        return Proof(plan, ran, order=self._order(plan, key, data, ran, net, offer, head))
+        return Proof(plan, ran, order=self._order(job, data, replace(ran, gas_used=gas_used), net, offer, head))
 
-    def _order(self, plan: Plan, key: str, data: bytes, ran: Simulation, net: int, offer: Bid, head: Head) -> Order:
+    def _order(self, job: _Job, data: bytes, ran: Simulation, net: int, offer: Bid, head: Head) -> Order:
+        plan = job.plan
         return Order(
-            id=key,
+            id=job.id,
             market=plan.market,
             borrower=plan.borrower,
             to=self._settings.executor,

@@ -23,6 +23,7 @@ class Receipt:
     gas_used: int
     gas_price: int
     logs: tuple[Mapping[str, Any], ...]
+    data_fee: int = 0  # wei charged beside the gas (OP stack: `l1Fee`)
 
 
 def parse(raw: Any) -> Receipt | None:
@@ -38,8 +39,9 @@ def parse(raw: Any) -> Receipt | None:
             gas_used=quantity(raw["gasUsed"], "gas used"),
             gas_price=quantity(raw["effectiveGasPrice"], "a gas price"),
             logs=tuple(raw["logs"]),
+            data_fee=quantity(raw["l1Fee"], "a data fee") if raw.get("l1Fee") is not None else 0,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise BadData(f"the node's receipt cannot be read ({error!r}): use another endpoint") from error
 
 
@@ -68,6 +70,7 @@ def outcome(attempt: Attempt, tx: Signed, receipt: Receipt, revert: str | None =
         revert=revert,
         block_hash=receipt.block_hash,
         reported_gain=reported,
+        data_fee=receipt.data_fee,
     )
 
 

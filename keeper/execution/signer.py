@@ -32,6 +32,35 @@ class Unsigned:
     tip: int
 
 
+Item = int | bytes | list["Item"]
+
+
+def rlp(item: Item) -> bytes:
+    """Recursive-length prefix encoding of a number, a string of bytes, or a list of such (yellow paper, appendix B)."""
+    if isinstance(item, list):
+        return _prefixed(0xC0, b"".join(map(rlp, item)))
+    text = item.to_bytes((item.bit_length() + 7) // 8, "big") if isinstance(item, int) else item
+    return text if len(text) == 1 and text[0] < 0x80 else _prefixed(0x80, text)
+
+
+def _prefixed(offset: int, body: bytes) -> bytes:
+    if len(body) < 56:
+        return bytes([offset + len(body)]) + body
+    size = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
+    return bytes([offset + 55 + len(size)]) + size + body
+
+
+def fields(tx: Unsigned, chain_id: int) -> list[Item]:
+    """Chain id, nonce, tip, maximum fee, gas limit, to, value, data, access list (EIP-1559)."""
+    to = b"" if tx.to is None else bytes.fromhex(tx.to[2:])
+    return [chain_id, tx.nonce, tx.tip, tx.max_fee, tx.gas_limit, to, 0, tx.data, []]
+
+
+def unsigned_payload(tx: Unsigned, chain_id: int) -> bytes:
+    """The bytes whose hash is signed: 0x02 and the nine fields (EIP-1559)."""
+    return b"\x02" + rlp(fields(tx, chain_id))
+
+
 class Signer(Protocol):
     """One key, here or on another machine."""
 
@@ -75,6 +104,9 @@ class LocalSigner:
             }
         )
         return Signed(tx.kind, tx.nonce, tx_hash, raw, tx.gas_limit, tx.max_fee, tx.tip)
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
     def __repr__(self) -> str:
         return f"LocalSigner({checksum(self._address)})"

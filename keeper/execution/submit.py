@@ -28,6 +28,11 @@ class LiveSubmitter:
         self._open: dict[tuple[str, Address], str] = {}
 
     @property
+    def lanes(self) -> Lane | Lanes:
+        """The owners of the keys."""
+        return self._lane
+
+    @property
     def pending(self) -> int:
         """Attempts that may still be mined, as of the latest `settle` or `submit`."""
         return len(self._open)

@@ -199,11 +199,11 @@ def _probe(path: Path) -> Finding:
 
 async def secret_files(config: Config) -> Finding:
     """Whether the files that hold keys, passwords and endpoints are readable by this user only."""
-    signer = config.signer
     named = (
-        signer.keystore,
-        signer.password_file,
-        signer.private_key_file,
+        *(one.keystore for one in config.every_signer),
+        *(one.password_file for one in config.every_signer),
+        *(one.private_key_file for one in config.every_signer),
+        *(one.remote_url_file for one in config.every_signer),
         config.chain.endpoints_file,
         config.alerts.channels_file,
         config.alerts.severe_channels_file,

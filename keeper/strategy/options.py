@@ -114,7 +114,7 @@ class Options:
     def _option(self, pair: Pair, funding: str, shape: Shape, gain: int | None, recipe: Recipe | None = None) -> Option:
         terms = self.terms if recipe is None else replace(self.terms, recipe=recipe)
         ends = (pair.feasible[0][0], pair.feasible[-1][1])
-        floor_cost = (terms.base_gas + min(pair.gas(end) for end in ends)) * terms.gas_price
+        floor_cost = (terms.base_gas + min(pair.gas(end) for end in ends)) * terms.gas_price + terms.data_fee
 
         def score(repay: int) -> tuple[int, int, bool, Trial] | None:
             result = shape(terms, repay)

@@ -69,7 +69,14 @@ class Planner:
         settings = self.settings
         if not position.pairs:
             return Decision(None, verdict.no_pair(position), ())
-        terms = Terms(Memo(quoter), settings.profit_token, fees.price, settings.base_gas, settings.warm_hop_gas)
+        terms = Terms(
+            Memo(quoter),
+            settings.profit_token,
+            fees.price,
+            settings.base_gas,
+            settings.warm_hop_gas,
+            data_fee=fees.data_fee,
+        )
         builder = Options(terms, Market(sources), settings.flash_swaps, settings.spot_slack_bps, thorough)
         options: list[Option] = []
         blocked: list[tuple[Pair, SkipReason]] = []

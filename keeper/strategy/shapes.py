@@ -32,6 +32,7 @@ class Terms:
     base_gas: int  # gas of a transaction before routes, loan and liquidation
     warm_hop_gas: int = 0  # gas that each hop takes less than its pool says
     recipe: Recipe = field(default_factory=Recipe)
+    data_fee: int = 0  # wei per transaction beside its gas
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,4 +179,4 @@ def _trial(
     hops = sum(len(path.hops) for route in (buy, sell) if route is not None for path in route.paths)
     gas = terms.base_gas + pair.gas(repay) + sum(part.gas for part in (loan, buy, sell) if part is not None)
     gas -= terms.warm_hop_gas * hops
-    return Trial(repay, budget, seizure, loan, buy, sell, gain, gas, gas * terms.gas_price)
+    return Trial(repay, budget, seizure, loan, buy, sell, gain, gas, gas * terms.gas_price + terms.data_fee)

@@ -81,11 +81,14 @@ class Scene:
         self.vitals = SimpleNamespace(clock=lambda: self.now, head=HEAD)
         self.parts = SimpleNamespace(
             mode="live",
-            signer=SimpleNamespace(address="0x" + "a1" * 20),
+            signers=(SimpleNamespace(address="0x" + "a1" * 20),),
             vitals=self.vitals,
             metrics=SimpleNamespace(signer_balance=SimpleNamespace(set=lambda value: None)),
             client=SimpleNamespace(
-                stats=self.stats, pool=SimpleNamespace(endpoints=nodes), request=self._request, chain_id=1
+                stats=self.stats,
+                pool=SimpleNamespace(endpoints=nodes),
+                request=self._request,
+                batch=self._batch,
             ),
             config=SimpleNamespace(
                 chain=SimpleNamespace(max_head_age=60.0),
@@ -99,6 +102,9 @@ class Scene:
         if isinstance(self.balance, Exception):
             raise self.balance
         return self.balance
+
+    async def _batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        return [await self._request(method, params) for method, params in calls]
 
     async def look(self) -> dict[str, Trip | None]:
         self.heard.seen.clear()
