@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -48,10 +49,14 @@ class RelayServer:
     include · drop (answers 200 and forgets) · hang · broken (HTTP 500) · nonsense · refuse (a JSON-RPC error)
     """
 
-    def __init__(self, rpc: Rpc, mode: str = "include", *, offers_cancel: bool = True) -> None:
+    def __init__(
+        self, rpc: Rpc, mode: str = "include", *, offers_cancel: bool = True, wall_clock: bool = False
+    ) -> None:
+        """With `wall_clock` blocks carry the time of day, as a daemon of its own expects."""
         self.rpc = rpc
         self.mode = mode
         self.offers_cancel = offers_cancel
+        self.wall_clock = wall_clock
         self.held: list[Held] = []
         self.private: dict[Hash, bytes] = {}  # transactions of users, known to others by hash only
         self.requests: list[tuple[str, Any]] = []
@@ -181,7 +186,7 @@ class RelayServer:
         block = {
             "blockOverrides": {
                 "number": hex(head.number + 1),
-                "time": hex(head.timestamp + STEP),
+                "time": hex(self._next_time(head.timestamp)),
                 "baseFeePerGas": hex(head.next_base_fee()),
             },
             "calls": [call_of(raw) for raw in raws],
@@ -189,6 +194,9 @@ class RelayServer:
         answer = self.rpc.request("eth_simulateV1", {"blockStateCalls": [block], "validation": True}, hex(head.number))
         calls: list[dict[str, Any]] = answer[0]["calls"]
         return calls
+
+    def _next_time(self, now: int) -> int:
+        return max(now + 1, int(time.time())) if self.wall_clock else now + STEP
 
     def _check_nonces(self, raws: Sequence[bytes]) -> None:
         """anvil's simulation lets any nonce pass, a block does not."""
@@ -227,7 +235,7 @@ class RelayServer:
             except RpcError as error:
                 assert "already" in error.message, error.message  # noqa: PT017 - what waits in public is included too
         self.rpc.request("anvil_setNextBlockBaseFeePerGas", hex(head.next_base_fee()))
-        self.rpc.request("evm_mine", {"timestamp": head.timestamp + STEP, "blocks": 1})
+        self.rpc.request("evm_mine", {"timestamp": self._next_time(head.timestamp), "blocks": 1})
         built.included = [hash_of(raw) for raw in chosen]
         mined = self.rpc.block(number, full=True)["transactions"]
         places = {tx["hash"]: int(tx["transactionIndex"], 16) for tx in mined}
