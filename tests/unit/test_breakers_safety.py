@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ from prometheus_client import CollectorRegistry
 
 from keeper.errors import ConfigError
 from keeper.execution.reverts import CLASSES
-from keeper.journal import Journal
+from keeper.journal import Journal, file, journal_path
 from keeper.model import Address, AttemptState, Hash, Order, Outcome, Plan, Signed, Skip, SkipReason, TxKind, Verdict
 from keeper.ops.metrics import Metrics
 from keeper.ops.vitals import Vitals
 from keeper.safety import Safety
+from keeper.stops import recall
 from keeper.strategy import breakers
 from keeper.strategy.breakers import BREAKERS, DAY, HISTORY, Limits, Result, judge
 from keeper.strategy.cooldown import Cooldowns
@@ -408,8 +410,9 @@ async def test_a_healing_breaker_heals_through_a_restart(desk: Desk) -> None:
     assert desk.open == {"head_age"}
 
 
-async def test_random_lives_trip_exactly_when_recomputed(tmp_path: Path) -> None:
-    """40 random lives of attempts, resets and kills over a real journal open what a recount of them opens."""
+@pytest.mark.parametrize("lives", [12, pytest.param(300, marks=pytest.mark.long)])
+async def test_random_lives_trip_exactly_when_recomputed(tmp_path: Path, lives: int) -> None:
+    """Random lives of attempts, resets and kills over a real journal open what a recount of them opens."""
     print("seed", SEED)
     rng = random.Random(SEED)
     limits = Limits(
@@ -419,7 +422,7 @@ async def test_random_lives_trip_exactly_when_recomputed(tmp_path: Path) -> None
         prediction_attempts=2,
     )
     seen: set[str] = set()
-    for life in range(40):
+    for life in range(lives):
         desk = await Desk(tmp_path / f"{life}.sqlite3", limits).start()
         results: list[Result] = []
         marks: dict[str, int] = {}
@@ -447,6 +450,30 @@ async def test_random_lives_trip_exactly_when_recomputed(tmp_path: Path) -> None
             seen |= expected
         await desk.journal.close()
     assert seen == set(HISTORY)
+
+
+async def test_other_commands_recall_what_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The live journal counts where there is one, an older keeper's journal stops nothing, nor does none at all."""
+    config: Any = SimpleNamespace(data_dir=tmp_path, chain=SimpleNamespace(id=1))
+    assert recall(config, Cooldowns(60)) == (False, None)
+    older = file.migrations()[:2]
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "migrations", lambda: older)
+        await (await Journal.open(journal_path(tmp_path, 1, "dry"), 1, "dry")).close()
+        assert recall(config, Cooldowns(60)) == (False, None)
+    dry = await Desk(journal_path(tmp_path, 1, "dry"), Limits(), "dry").start()
+    await dry.safety.pause("")
+    assert recall(config, Cooldowns(60)) == (True, None)
+    live = await Desk(journal_path(tmp_path, 1, "live"), Limits(gas_per_day=1, loss_per_day=10**18)).start()
+    order = await live.attempt(Failure.BUG, gas=2)
+    cooldowns = Cooldowns(60)
+    paused, breaker = recall(config, cooldowns)
+    assert not paused
+    assert breaker is not None
+    assert breaker.startswith("gas_per_day: ")
+    assert cooldowns.hold(order.market, order.borrower, 1) is not None
+    await dry.journal.close()
+    await live.journal.close()
 
 
 def test_the_fake_reasons_are_of_the_class_they_stand_for() -> None:
