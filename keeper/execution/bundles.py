@@ -191,9 +191,14 @@ class PrivateLane(Lane):
 
     async def _forget(self, head: Head) -> None:
         """Close what was dropped long ago, so that a nonce nobody takes does not collect attempts to look for."""
+        unsettled = await self._ledger.unsettled()
+        still = {attempt.id for attempt in unsettled}
+        self._leaders = {key: leader for key, leader in self._leaders.items() if key in still}
+        self._offered = {key: bundle for key, bundle in self._offered.items() if key in still}
+        self._withdrawn &= still
         old = [
             Verdict(a.id, a.state, a.detail, closed=True)
-            for a in await self._ledger.unsettled()
+            for a in unsettled
             if a.state is AttemptState.DROPPED
             and a.ended_number is None
             and a.signer == self.address

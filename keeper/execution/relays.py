@@ -27,6 +27,7 @@ from keeper.model import Address, Hash, address, checksum
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Flashbots-Signature"
+_LONGEST = 1 << 20  # bytes of an answer that is still read
 
 
 class Offer(StrEnum):
@@ -195,7 +196,11 @@ class Relay:
             async with self._session.post(
                 self._url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
             ) as response:
-                text = await response.read()
+                text = b""
+                async for chunk in response.content.iter_any():
+                    text += chunk
+                    if len(text) > _LONGEST:
+                        raise BadData(f"{self._label} answered {method} with more than {_LONGEST} bytes")
                 status = response.status
         except TimeoutError:
             raise Unanswered(f"{self._label} did not answer {method} within {self._timeout.total:g} s") from None

@@ -163,7 +163,9 @@ async def until(happened: Callable[[], bool], seconds: float = 8.0) -> None:
 
 
 @asynccontextmanager
-async def scene(fork: Fork, folder: Path, *, offer: str = "bundle", mempool: bool = True) -> AsyncIterator[Scene]:
+async def scene(
+    fork: Fork, folder: Path, *, offer: str = "bundle", mempool: bool = True, live: bool = True
+) -> AsyncIterator[Scene]:
     actors = fork.actors
     with actors.block() as receipts:
         actors.submit(OPERATOR, None, creation_code(OPERATOR, OPERATOR, BENEFICIARY), gas=6_000_000)
@@ -185,9 +187,9 @@ async def scene(fork: Fork, folder: Path, *, offer: str = "bundle", mempool: boo
         extra += f"[mempool]\nenabled = {'true' if mempool else 'false'}\n"
         path.write_text(config_text(fork.world, fork.ws, folder, 12, 0, executor) + extra)
         (folder / "operator.key").write_text(OPERATOR_KEY)
-        parts = await open_.enter_async_context(assemble(load(path, ENV), live=True))
+        parts = await open_.enter_async_context(assemble(load(path, ENV), live=live))
         journal, submitter = await open_.enter_async_context(_desk(parts))
-        assert isinstance(submitter, PrivateSubmitter)
+        assert isinstance(submitter, PrivateSubmitter) == live
         observer = Quiet()
         await parts.start()
         wired = Parts(
@@ -239,6 +241,18 @@ async def test_a_backrun_lands_in_the_same_block_directly_behind_its_update(fork
         assert attempt.net > 0
         assert attempt.predicted_gain == attempt.gain, "the simulation behind the update told the gain to the wei"
         print(f"net {attempt.net} wei, predicted {attempt.predicted_net}")
+
+
+async def test_a_dry_run_writes_down_what_it_would_have_sent(fork: Fork, tmp_path: Path) -> None:
+    """The same steps up to the last one: an order in the journal, nothing signed, nothing offered."""
+    async with scene(fork, tmp_path, live=False) as here:
+        here.publish(here.report(PRICE))
+        await until(lambda: bool(here.observer.orders))
+        (attempt,) = await here.attempts()
+        assert attempt.borrower == BORROWER
+        assert attempt.predicted_net > 0
+        assert attempt.tx_hash is None
+        assert here.server.requests == []
 
 
 async def test_a_dropped_bundle_costs_nothing_and_is_offered_again(fork: Fork, tmp_path: Path) -> None:

@@ -145,6 +145,9 @@ def test_relays_are_off_by_default_and_their_secrets_hidden(tmp_path: Path) -> N
         ('[strategy]\ntip_policy = "coinbase"\n', "needs a relay"),
         (RELAY + '[strategy]\ntip_policy = "coinbase"\ntip_share_bps = 6000\n', "leaves nothing"),
         ('[relays.one]\nurl = "https://x.example"\noffer = "rumour"\n', "offer"),
+        ("[mempool]\nenabled = true\n", "needs a relay that takes bundles"),
+        (RELAY + 'offer = "transaction"\n[mempool]\nenabled = true\n', "needs a relay that takes bundles"),
+        (RELAY + 'stream = "https://events.example"\n', "needs offer"),
         (f'{RELAY}[private]\nsigning_key = "{KEY}"\n', "must not stand in the file"),
     ],
 )
