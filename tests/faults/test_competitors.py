@@ -125,7 +125,7 @@ async def race(made: Rig, way: str, what: str) -> list[AttemptRow]:
             assert row.gain is not None
             floor = row.predicted_gain * (10_000 - made.parts.config.strategy.max_slippage_bps) // 10_000
             assert row.gain >= min(floor, row.predicted_gain), f"{what}: {row.gain} < {floor}"
-    assert not made.differences(), f"{what}: {made.differences()[:3]}"
+    await made.exact(what)
     return rows
 
 
