@@ -153,6 +153,10 @@ class Rivals(Observer):
             sighting.plan = (order.predicted_gain, order.predicted_gain - order.predicted_net, order.predicted_net)
         elif plan is not None and sighting.reason not in _WAITING:
             sighting.plan = (plan.gain, plan.cost, plan.net)
+        elif decision.skip is not None and plan is None:
+            numbers = decision.skip.numbers  # of the best there was, where it did not pay
+            if numbers.keys() >= {"gain", "gas_cost", "net"}:
+                sighting.plan = (numbers["gain"], numbers["gas_cost"], numbers["net"])
 
     def passed(self, head: Head) -> None:
         self._passed = head.number

@@ -138,14 +138,22 @@ class Stage:
     node: Node
     missed: list[str]
 
-    def pass_at(self, number: int, skip: Skip | None = None, attempt: str | None = None, *, seen: bool = True) -> None:
+    def pass_at(
+        self,
+        number: int,
+        skip: Skip | None = None,
+        attempt: str | None = None,
+        *,
+        seen: bool = True,
+        planned: bool = True,
+    ) -> None:
         rivals = self.rivals
         rivals.synced(cast(Synced, SimpleNamespace(head=head(number), behind=frozenset())))
         rivals.surveyed(cast(Book, self.market), ())
         if seen:
             position = SimpleNamespace(head=head(number), account=SimpleNamespace(borrower=BORROWER))
             plan = SimpleNamespace(gain=9 * 10**16, cost=10**16, net=8 * 10**16)
-            found = SimpleNamespace(position=position, choice=SimpleNamespace(plan=plan))
+            found = SimpleNamespace(position=position, choice=SimpleNamespace(plan=plan if planned else None))
             decision = Decision("aave", BORROWER, skip=skip, attempt_id=attempt)
             rivals.decided(cast(Opportunity, found), cast(Proof | None, None), decision, "")
         rivals.passed(head(number))
@@ -188,6 +196,10 @@ async def test_the_last_reason_is_the_reason(tmp_path: Path) -> None:
         assert (row.plan_gain, row.plan_cost, row.plan_net) == (9 * 10**16, 10**16, 8 * 10**16)
         assert (row.sender, row.tx_index, row.gas_cost, row.coinbase_paid) == (RIVAL, 0, 400_000 * 3 * 10**9, 0)
         assert on.missed == ["profit_floor"]
+        small = Skip(SkipReason.UNPROFITABLE, "it does not pay", {"gain": 5, "gas_cost": 9, "net": -4, "bonus": 7})
+        on.pass_at(4, small, planned=False)
+        row = await on.taken(5)
+        assert (row.plan_gain, row.plan_cost, row.plan_net) == (5, 9, -4), "the best there was would have lost"
 
 
 async def test_what_was_healthy_when_last_looked_at_was_not_seen(tmp_path: Path) -> None:
