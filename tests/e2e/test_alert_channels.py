@@ -140,7 +140,7 @@ async def test_the_loop_does_not_feel_a_hanging_channel(fork: Fork, tmp_path: Pa
                 while True:
                     await asyncio.sleep(0.01)
                     ticks += 1
-        assert ticks > 125, "the loop came round all the time"
+        assert ticks > 60, "the loop came round all the time"
         began = time.monotonic()
         await channels.close(0.5)
         assert time.monotonic() - began < 1.5
