@@ -19,7 +19,7 @@ from keeper.devchain.anvil import Anvil
 from keeper.execution.bundles import PrivateLane, PrivatePolicy
 from keeper.execution.lane import LanePolicy
 from keeper.execution.recover import recover
-from keeper.execution.relays import Offer, Relays, RelaySpec, ReputationKey
+from keeper.execution.relays import Bundle, Offer, Relays, RelaySpec, ReputationKey
 from keeper.execution.signer import LocalSigner, load_signer
 from keeper.execution.submit import LiveSubmitter, new_attempt_id
 from keeper.execution.track import Tracker
@@ -409,3 +409,22 @@ async def test_the_producer_is_paid_only_for_a_success(anvil: Anvil, tmp_path: P
         row = next(row for row in await here.journal.ask(queries.attempts) if row.id == order.id)
         assert (row.state, row.gain) == ("mined", ETH - ETH // 5)
         assert int(anvil.rpc.request("eth_getBalance", producer, "latest"), 16) >= ETH // 5
+
+
+async def test_errors_of_a_relay_show_none_of_its_secrets(anvil: Anvil) -> None:
+    """Unreachable, too slow, redirecting or flooding: the error names relay and host, never the path or password."""
+    async with RelayServer(anvil.rpc) as server:
+        port = server.url.rpartition(":")[2]
+        urls = {
+            "dead": "http://me:hunter22@127.0.0.1:1/key-of-mine?token=abcdefgh",
+            "lost": f"http://me:hunter22@127.0.0.1:{port}/key-of-mine?token=abcdefgh",
+            "flood": f"http://me:hunter22@127.0.0.1:{port}/flood/key-of-mine",
+        }
+        specs = [RelaySpec(name, Secret(url), Offer.BUNDLE) for name, url in urls.items()]
+        async with Relays(specs, ReputationKey(REPUTATION), timeout=2) as relays:
+            for told in await relays.send(Bundle(b"\x02", 1, 1, "uuid")):
+                assert told.error is not None
+                text = f"{told.error!r} {told.error}"
+                assert told.relay in text
+                assert not [word for word in ("hunter22", "key-of-mine", "abcdefgh") if word in text]
+                assert ("more than" in text) == (told.relay == "flood")

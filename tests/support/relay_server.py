@@ -80,6 +80,7 @@ class RelayServer:
         app = web.Application()
         app.router.add_post("/", self._serve)
         app.router.add_get("/events", self._events)
+        app.router.add_post("/flood/{any}", self._flood)
         self._runner = web.AppRunner(app, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -124,6 +125,9 @@ class RelayServer:
             return self._answer({"result": self._do(method, params)})
         except LookupError as error:
             return self._answer({"error": {"code": -32601, "message": str(error.args[0])}})
+
+    async def _flood(self, request: web.Request) -> web.Response:
+        return web.Response(body=b" " * (3 << 20))
 
     def _answer(self, content: dict[str, Any], status: int = 200) -> web.Response:
         return web.Response(
