@@ -284,6 +284,9 @@ class Ledger(Protocol):
     async def signed(self, attempt_id: str, tx: Signed) -> None:
         """Keep a signed transaction of the attempt, before it is sent."""
 
+    async def resimulated(self, order: Order) -> None:
+        """What is predicted for the attempt `order.id` from now on; its newest transaction is `order`'s."""
+
     async def sent(self, attempt_id: str, number: int) -> None:
         """An endpoint has taken the newest transaction at head `number`."""
 

@@ -189,6 +189,7 @@ class Lane:
             tx = await self._try_sign(attempt, TxKind.EXECUTE, order.to, order.data, offer)
             if tx is None:
                 return None
+            await self._ledger.resimulated(order)
             answer = await self._deliver(attempt, tx, head)
             if answer.reception is Reception.ACCEPTED:
                 await self._ledger.sent(attempt.id, head.number)

@@ -93,6 +93,23 @@ def add_signed(db: sqlite3.Connection, attempt_id: str, tx: Signed, at: int) -> 
         _event(db, attempt_id, state, state, tx.hash, f"{tx.kind} signed for the same nonce", at)
 
 
+def repredict(db: sqlite3.Connection, order: Order) -> None:
+    """What is predicted for an open attempt, by a newer simulation. Its head number stays that of the first one."""
+    state, _ = _state(db, order.id)
+    if state.final:
+        raise Halt(f"attempt {order.id} is {state} and cannot be planned anew: report this as a defect of the keeper")
+    db.execute(
+        "UPDATE attempts SET predicted_gain = ?, predicted_gas = ?, predicted_net = ?, plan = ? WHERE id = ?",
+        (
+            str(order.predicted_gain),
+            str(order.predicted_gas),
+            str(order.predicted_net),
+            json.dumps(order.plan, separators=(",", ":")),
+            order.id,
+        ),
+    )
+
+
 def mark_sent(db: sqlite3.Connection, attempt_id: str, number: int, at: int) -> None:
     """The newest transaction has been taken by an endpoint at head `number`."""
     state, _ = _state(db, attempt_id)

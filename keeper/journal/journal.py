@@ -100,6 +100,10 @@ class Journal:
         """Keep a signed transaction of the attempt."""
         await self._write(lambda at: attempts.add_signed(self._db, attempt_id, tx, at))
 
+    async def resimulated(self, order: Order) -> None:
+        """A newer simulation replaces what was predicted for the attempt."""
+        await self._write(lambda at: attempts.repredict(self._db, order))
+
     async def sent(self, attempt_id: str, number: int) -> None:
         """An endpoint took the newest transaction at head `number`."""
         await self._write(lambda at: attempts.mark_sent(self._db, attempt_id, number, at))

@@ -15,6 +15,7 @@ import pytest
 
 from keeper.errors import Transient
 from keeper.execution.lane import Lane, LanePolicy
+from keeper.execution.lanes import Lanes
 from keeper.execution.recover import recover
 from keeper.execution.submit import LiveSubmitter
 from keeper.execution.track import Tracker
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.property
 
 SEED = int(os.environ.get("KEEPER_SEED", "20261122"))
 CONFIRMATIONS = 4
+YOU = Address("0x" + "a2" * 20)  # the second key
+KEYS = (ME, YOU)
 FATES = ("deliver", "deliver", "deliver", "deliver", "lost", "delivered unanswered", "intrinsic gas too low", "busy")
 
 
@@ -56,6 +59,10 @@ class Run:
         self.ids = 0
         self.positions: set[bytes] = set()
         self.doubles = 0
+        self.sped_up = 0
+        self.keys = KEYS[: self.rng.choice((1, 2))]
+
+    eagerness = 0.3  # how often what is out is replaced or taken back
 
     def hook(self, place: str) -> None:
         if self.mortal and self.deaths < 6 and self.rng.random() < self.risk:
@@ -67,11 +74,11 @@ class Run:
         self.journal = await Journal.open(self.path, 1, "live", lambda: self.chain.head.timestamp)
         ledger = HookedLedger(self.journal, self.hook)
         policy = LanePolicy(max_age=6, rebroadcast_every=2, bump_every=2)
-        lane = Lane(self.client, ledger, FakeSigner(ME, self.hook), policy)
-        tracker = Tracker(self.client, ledger, lane, CONFIRMATIONS)
-        self.ledger = ledger
-        self.submitter = LiveSubmitter(ledger, lane, tracker)
-        await recover(ledger, tracker, lane, self.chain.head)
+        lanes = Lanes(ledger, [Lane(self.client, ledger, FakeSigner(key, self.hook), policy) for key in self.keys])
+        tracker = Tracker(self.client, ledger, lanes, CONFIRMATIONS)
+        self.ledger, self.lanes = ledger, lanes
+        self.submitter = LiveSubmitter(ledger, lanes, tracker)
+        await recover(ledger, tracker, lanes, self.chain.head)
         await self.submitter.settle(self.chain.head)
 
     async def die(self) -> None:
@@ -104,6 +111,16 @@ class Run:
             sending = await self.submitter.submit(an_order(head, borrower, f"0x{self.ids:064x}"))
             decisions.append(Decision("market", account, attempt_id=sending.attempt_id))
         await self.ledger.record_pass(head, decisions)
+        for attempt in await self.ledger.unsettled():
+            lane = self.lanes.of(attempt.signer)
+            if lane is None or not lane.replaceable(attempt) or self.rng.random() >= self.eagerness:
+                continue
+            if self.rng.random() < 0.2:
+                await lane.cancel(attempt, head)
+                continue
+            least, borrower = lane.least(attempt), bytes.fromhex(attempt.borrower[2:])
+            order = an_order(head, borrower, attempt.id, least.max_fee, least.tip)
+            self.sped_up += await lane.speed_up(attempt, order, head) is not None
 
     def the_world_moves(self) -> None:
         rng, chain = self.rng, self.chain
@@ -112,7 +129,7 @@ class Run:
         if rng.random() < 0.1:
             chain.evict(lambda tx: rng.random() < 0.5)
         if rng.random() < 0.06:
-            chain.foreign()
+            chain.foreign(rng.choice(self.keys))
         if rng.random() < 0.1:
             chain.reorganise(rng.randint(1, CONFIRMATIONS - 1), lambda tx: rng.random() < 0.8)
         busy = rng.random() < 0.3
@@ -145,7 +162,7 @@ class Run:
     async def check_now(self) -> None:
         """At any time: at most one open attempt per nonce, and per position unless a reorganisation revived one."""
         still = [a for a in await self.journal.unsettled() if a.state in OPEN]
-        assert len({a.nonce for a in still}) == len(still)
+        assert len({(a.signer, a.nonce) for a in still}) == len(still)
         revived = await self.journal.ask(_revived)
         fresh = [a for a in still if a.id not in revived]
         assert len({a.borrower for a in fresh}) == len(fresh)
@@ -156,8 +173,9 @@ class Run:
         by_id = {attempt.id: attempt for attempt in attempts}
 
         # What every node refused is watched until its nonce is spent, which may be never.
-        spent = self.chain.state.nonces.get(ME, 0)
-        left = [a for a in await self.journal.unsettled() if a.state is not AttemptState.DROPPED or a.nonce < spent]
+        spent = self.chain.state.nonces
+        unsettled = await self.journal.unsettled()
+        left = [a for a in unsettled if a.state is not AttemptState.DROPPED or a.nonce < spent.get(a.signer, 0)]
         assert not left, "an attempt is not closed"
         assert not [tx for tx in self.chain.pool.values() if tx.kind != "foreign"], "a transaction of ours still waits"
         assert self.positions <= self.chain.state.done, "a position was never taken"
@@ -181,7 +199,7 @@ class Run:
                 assert attempt.state is expected[attempt.id]
             else:
                 assert attempt.state in (AttemptState.REPLACED, AttemptState.DROPPED)
-        assert len({tx.nonce for tx, _, _ in self.chain.on_chain()}) == self.chain.state.nonces.get(ME, 0)
+        assert len({(tx.sender, tx.nonce) for tx, _, _ in self.chain.on_chain()}) == sum(spent.values())
         outcomes = await self.journal.ask(_outcomes)
         assert outcomes == {key: str(state) for key, state in expected.items()}
 
@@ -207,6 +225,8 @@ class Plain(Run):
         self.path.parent.mkdir(exist_ok=True)
         self.fatal = fatal
         self.passed = 0
+        self.keys = (ME,)
+        self.eagerness = 1.0 if stuck else 0.0
         self.stuck = stuck  # the pool keeps losing the liquidation, so that it is cancelled
         self.risk = 0
 
@@ -252,7 +272,7 @@ def test_kill_at_every_step(memory: Path, stuck: bool) -> None:
 
 def lives(count: int, folder: Path, offset: int = 0) -> None:
     places: Counter[str] = Counter()
-    deaths = doubles = 0
+    deaths = doubles = sped_up = 0
     for number in range(count):
         seed = SEED + offset + number
         run = Run(seed, folder, places)
@@ -263,10 +283,11 @@ def lives(count: int, folder: Path, offset: int = 0) -> None:
             raise
         deaths += run.deaths
         doubles += run.doubles
+        sped_up += run.sped_up
     report = (
         f"{count} lives from seed {SEED + offset}, {deaths} deaths at {dict(places)}; {doubles} early exits after a "
     )
-    print(report + "reorganisation revived an attempt")
+    print(report + f"reorganisation revived an attempt; {sped_up} replacements")
     assert deaths >= count
     assert {p.split()[1] for p in places} >= {"intend", "sign", "signed", "send", "sent", "record", "read"}
 

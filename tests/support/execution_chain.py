@@ -338,6 +338,11 @@ class HookedLedger:
         await self._inner.signed(attempt_id, tx)
         self._hook("after signed")
 
+    async def resimulated(self, order: Order) -> None:
+        self._hook("before resimulated")
+        await self._inner.resimulated(order)
+        self._hook("after resimulated")
+
     async def sent(self, attempt_id: str, number: int) -> None:
         self._hook("before sent")
         await self._inner.sent(attempt_id, number)
