@@ -39,7 +39,7 @@ from tests.support.fault_proxy import Fault, FaultProxy
 ACCOUNT = ("uint256",) * 6
 TIMEOUT = 0.4  # seconds the keeper waits for an answer
 PATIENCE = 20.0  # seconds within which it must have recovered
-_SLOT0 = "uint160,int24,uint16,uint16,uint16,uint8,bool"
+SLOT0 = "uint160,int24,uint16,uint16,uint16,uint8,bool"
 
 
 @dataclass
@@ -287,7 +287,7 @@ class Rig:
             want: object = self.actors.reserves(pool)
             have: object = (getattr(mine, "reserve0", None), getattr(mine, "reserve1", None))
         else:
-            price, tick, *_ = self.truth.view(pool.address, "slot0()", returns=_SLOT0)
+            price, tick, *_ = self.truth.view(pool.address, "slot0()", returns=SLOT0)
             want = (price, tick, self.truth.view(pool.address, "liquidity()", returns="uint128"))
             have = (getattr(mine, "sqrt_price", None), getattr(mine, "tick", None), getattr(mine, "liquidity", None))
         return [] if have == want else [f"{pool.kind} {pool.token0}/{pool.token1}/{pool.fee}: {have} instead of {want}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -18,7 +19,7 @@ from keeper.devchain.actors import account
 from keeper.devchain.catalogue import SPECS
 from keeper.devchain.world import Built
 from tests.e2e.test_daemon import Theatre, theatre
-from tests.faults.rig import rig
+from tests.faults.rig import SLOT0, rig
 
 SEED = int(os.environ.get("KEEPER_SEED", "20261122"))
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("daemon")]
@@ -182,17 +183,25 @@ def differences(daemon: Daemon) -> list[str]:
 
 def check_race(scene: Theatre, told: str) -> None:
     """The mirror was right after all: anvil answers for its newest block while it mines the next one."""
-    rpc, pools = scene.stage.watcher, {pool.address: pool for pool in scene.stage.world.uniswap.pools}
-    found = re.search(r"pool (0x\w{40}) .* block (\d+): reserves are .*, the mirror has \((\d+), (\d+)\)", told)
-    if found is not None and found[1] in pools:
-        now = rpc.view(found[1], "getReserves()", returns="uint112,uint112,uint32", at=int(found[2]))
-        assert now[:2] == (int(found[3]), int(found[4])), told
+    rpc, markets = scene.stage.watcher, scene.stage.world.markets
+    found = re.search(r"(\w+) pool (0x\w{40}) .* block (\d+): .* the mirror has (\(.*\))", told)
+    if found is not None:
+        at, mirror = int(found[3]), ast.literal_eval(found[4])
+        if found[1] == "uniswap_v2":
+            chain = rpc.view(found[2], "getReserves()", returns="uint112,uint112,uint32", at=at)[:2]
+        else:
+            price, tick, *_ = rpc.view(found[2], "slot0()", returns=SLOT0, at=at)
+            chain = (price, tick, rpc.view(found[2], "liquidity()", returns="uint128", at=at))
+        assert tuple(chain) == mirror, told
         return
     found = re.search(r"(\w+): (0x\w{40}) has health factor \d+ at block (\d+), the book says (\d+)", told)
     assert found is not None, told
-    market = scene.stage.world.markets[found[1]]
     data = rpc.view(
-        market.pool, "getUserAccountData(address)", found[2], returns=",".join(["uint256"] * 6), at=int(found[3])
+        markets[found[1]].pool,
+        "getUserAccountData(address)",
+        found[2],
+        returns=",".join(["uint256"] * 6),
+        at=int(found[3]),
     )
     assert data[5] == int(found[4]), told
 
