@@ -164,7 +164,13 @@ async def until(happened: Callable[[], bool], seconds: float = 8.0) -> None:
 
 @asynccontextmanager
 async def scene(
-    fork: Fork, folder: Path, *, offer: str = "bundle", mempool: bool = True, live: bool = True
+    fork: Fork,
+    folder: Path,
+    *,
+    offer: str = "bundle",
+    mempool: bool = True,
+    live: bool = True,
+    env: dict[str, str] | None = None,
 ) -> AsyncIterator[Scene]:
     actors = fork.actors
     with actors.block() as receipts:
@@ -187,7 +193,7 @@ async def scene(
         extra += f"[mempool]\nenabled = {'true' if mempool else 'false'}\n"
         path.write_text(config_text(fork.world, fork.ws, folder, 12, 0, executor) + extra)
         (folder / "operator.key").write_text(OPERATOR_KEY)
-        parts = await open_.enter_async_context(assemble(load(path, ENV), live=live))
+        parts = await open_.enter_async_context(assemble(load(path, ENV | (env or {})), live=live))
         journal, submitter = await open_.enter_async_context(_desk(parts))
         assert isinstance(submitter, PrivateSubmitter) == live
         observer = Quiet()
@@ -241,6 +247,30 @@ async def test_a_backrun_lands_in_the_same_block_directly_behind_its_update(fork
         assert attempt.net > 0
         assert attempt.predicted_gain == attempt.gain, "the simulation behind the update told the gain to the wei"
         print(f"net {attempt.net} wei, predicted {attempt.predicted_net}")
+
+
+async def test_the_producer_is_paid_a_share_of_the_gain(fork: Fork, tmp_path: Path) -> None:
+    """tip_policy "coinbase": the executor pays it out of what it measured, the rest is the prediction to the wei."""
+    producer = account("block producer")
+    fork.rpc.request("anvil_setCoinbase", producer)
+    coinbase = {"KEEPER__STRATEGY__TIP_POLICY": "coinbase", "KEEPER__STRATEGY__TIP_SHARE_BPS": "3000"}
+    async with scene(fork, tmp_path, env=coinbase) as here:
+        here.publish(here.report(PRICE, tip=0))
+        await here.offered()
+        before = int(fork.rpc.request("eth_getBalance", producer, "latest"), 16)
+        here.server.build()
+        paid = int(fork.rpc.request("eth_getBalance", producer, "latest"), 16) - before
+        await here.step()
+        (attempt,) = await here.attempts()
+        assert attempt.state == "mined"
+        assert attempt.gain is not None
+        assert attempt.net is not None
+        assert attempt.gas_used is not None
+        tips = 10**9 * attempt.gas_used
+        measured = attempt.gain + (paid - tips)
+        assert paid - tips == measured * 3_000 // 10_000
+        assert attempt.net > 0
+        assert attempt.gain == attempt.predicted_gain
 
 
 async def test_a_dry_run_writes_down_what_it_would_have_sent(fork: Fork, tmp_path: Path) -> None:
