@@ -6,19 +6,21 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keeper.chain.refusals import Unanswered
 from keeper.execution.bundles import PrivateLane, PrivatePolicy, PrivateSubmitter
 from keeper.execution.lane import LanePolicy
+from keeper.execution.lanes import Lanes
 from keeper.execution.recover import recover
 from keeper.execution.relays import Bundle, Told
 from keeper.execution.track import Tracker
 from keeper.journal import Journal
 from keeper.model import Head
 from tests.property.test_execution_crash import CONFIRMATIONS, SEED, Run, memory
-from tests.support.execution_chain import ME, Chain, FakeClient, FakeSigner, HookedLedger, Tx, refuse
+from tests.support.execution_chain import Chain, FakeClient, FakeSigner, HookedLedger, Tx, refuse
 
 __all__ = ["memory"]  # the fixture
 
@@ -101,14 +103,17 @@ class PrivateRun(Run):
     async def start(self) -> None:
         self.journal = await Journal.open(self.path, 1, "live", lambda: self.chain.head.timestamp)
         ledger = HookedLedger(self.journal, self.hook)
-        policy = LanePolicy(max_age=6, rebroadcast_every=2, bump_every=2)
-        relays = self.relays
-        lane = PrivateLane(self.client, ledger, FakeSigner(ME, self.hook), relays, policy, PrivatePolicy(BLOCKS))  # type: ignore[arg-type]  # a fake
-        tracker = Tracker(self.client, ledger, lane, CONFIRMATIONS)
-        self.ledger = ledger
-        self.submitter = PrivateSubmitter(ledger, lane, tracker)
-        await recover(ledger, tracker, lane, self.chain.head)
+        lanes = Lanes(ledger, [self.lane(ledger, FakeSigner(key, self.hook)) for key in self.keys])
+        tracker = Tracker(self.client, ledger, lanes, CONFIRMATIONS)
+        self.ledger, self.lanes = ledger, lanes
+        self.submitter = PrivateSubmitter(ledger, lanes, tracker)
+        await recover(ledger, tracker, lanes, self.chain.head)
         await self.submitter.settle(self.chain.head)
+
+    def lane(self, ledger: HookedLedger, signer: FakeSigner) -> PrivateLane:
+        policy = LanePolicy(max_age=6, rebroadcast_every=2, bump_every=2)
+        relays: Any = self.relays
+        return PrivateLane(self.client, ledger, signer, relays, policy, PrivatePolicy(BLOCKS))
 
     def the_world_moves(self) -> None:
         if not self.calm:
@@ -127,7 +132,7 @@ class PrivateRun(Run):
 
 def lives(count: int, folder: Path, offset: int) -> None:
     places: Counter[str] = Counter()
-    deaths = cancels = mined = 0
+    deaths = cancels = mined = sped_up = 0
     for number in range(count):
         seed = SEED + offset + number
         run = PrivateRun(seed, folder, places, calm=number % 2 == 0)
@@ -137,12 +142,12 @@ def lives(count: int, folder: Path, offset: int) -> None:
             print(f"KEEPER_SEED={seed}")
             raise
         deaths += run.deaths
+        sped_up += run.sped_up
         kinds = Counter(tx.kind for tx, _, _ in run.chain.on_chain())
         cancels += kinds["cancel"]
         mined += kinds["execute"]
-    print(
-        f"{count} lives from seed {SEED + offset}, {deaths} deaths at {dict(places)}, {mined} mined, {cancels} cancels"
-    )
+    print(f"{count} lives from seed {SEED + offset}, {deaths} deaths at {dict(places)}")
+    print(f"{mined} mined, {cancels} cancelled in public, {sped_up} sped up")
     assert deaths >= count
     assert {p.split()[1] for p in places} >= {"intend", "sign", "signed", "send", "sent", "record", "read"}
 
