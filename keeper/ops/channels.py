@@ -250,10 +250,7 @@ def named(table: Alerts) -> list[tuple[Channel, str, bool]]:
 def load(channel: Channel, label: str) -> Any:
     """The channel's apprise plugin; raises ConfigError, which does not repeat the URL, when there is none."""
     # Its log lines carry URLs, and what failed is logged here.
-    logger = logging.getLogger("apprise")
-    logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
     plugin = apprise.Apprise.instantiate(channel.reveal())
     if plugin is None:
         raise ConfigError(
