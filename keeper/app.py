@@ -16,8 +16,6 @@ import structlog
 from keeper.assembly import Assembly, assemble, open_signer
 from keeper.chain.client import NodeClient
 from keeper.chain.heads import Heads
-
-# X
 from keeper.chain.until import until
 from keeper.checkup import diagnose
 from keeper.config import Config
@@ -79,6 +77,7 @@ async def _until_stopped(
         async with Heads(parts.client, block_time=chain.block_time, poll_interval=chain.poll_interval) as heads:
             log.info("watching", block=head.number, markets=[book.name for book in parts.books])
             if once:
+                parts.require_a_market()
                 await engine.step(head, stop)
                 stop.set()
             await engine.run(until(stop, heads), stop)
@@ -155,6 +154,7 @@ async def scan(config: Config, redactor: Redactor) -> ScanView:
     """Every borrower with debt in every market, at the newest block."""
     async with assemble(config, live=False) as parts:
         head = await parts.start()
+        parts.require_a_market()
         rows: list[ScanRow] = []
         unknown: dict[str, str] = {}
         for book in parts.books:

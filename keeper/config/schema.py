@@ -194,6 +194,17 @@ class Config(Section):
 
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        """The same market or pools under two names would be liquidated, or counted, twice."""
+        for section, tables in (("markets", self.markets), ("venues", self.venues)):
+            names: dict[model.Address, str] = {}
+            for name, table in tables.items():
+                first = names.setdefault(table.root, name)
+                if first != name:
+                    raise ValueError(f"{section}.{first} and {section}.{name} are the same contract: keep one")
+        return self
+
     @property
     def data_dir(self) -> Path:
         """This chain's own folder, so that one journal never serves two chains."""

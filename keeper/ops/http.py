@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,7 +42,7 @@ class Server:
         except OSError as error:
             await runner.cleanup()
             raise ConfigError(
-                f"the status server cannot listen on {self._host} port {self._port} ({error.strerror}): "
+                f"the status server cannot listen on {self._host} port {self._port} ({_reason(error)}): "
                 "set ops.http_host and ops.http_port to a free address"
             ) from error
         self._runner = runner
@@ -81,6 +82,12 @@ class Server:
     def _json(self, value: dict[str, Any], status: int) -> web.Response:
         body = orjson.dumps(self._redactor.value(value), option=orjson.OPT_APPEND_NEWLINE)
         return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; asyncio wraps it in a sentence that names the address again."""
+    known = error.errno is not None and error.errno > 0  # a name that cannot be resolved has a negative number
+    return os.strerror(error.errno) if known and error.errno is not None else str(error.strerror)
 
 
 async def ask_livez(host: str, port: int) -> Health:
