@@ -55,7 +55,8 @@ async def run(config: Config, redactor: Redactor, *, live: bool, once: bool) -> 
             registry = parts.metrics.registry
             server = Server(parts.vitals, registry, redactor, host=config.ops.http_host, port=config.ops.http_port)
             async with server:
-                log.info("started", mode=parts.mode, chain=config.chain.id, executor=parts.executor)
+                where = "{}:{}".format(*server.address)
+                log.info("started", mode=parts.mode, chain=config.chain.id, executor=parts.executor, http=where)
                 await _until_stopped(parts, journal, submitter, stop, once=once)
                 parts.vitals.stopping = True
                 await parts.follower.save()

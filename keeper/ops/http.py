@@ -27,6 +27,7 @@ class Server:
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
+        self.address = ("", 0)  # where it listens, once started
 
     async def start(self) -> tuple[str, int]:
         """Bind, and answer where: with port 0 the system picks one. Raises ConfigError when it cannot bind."""
@@ -47,7 +48,8 @@ class Server:
             ) from error
         self._runner = runner
         host, port = runner.addresses[0][:2]
-        return str(host), int(port)
+        self.address = str(host), int(port)
+        return self.address
 
     async def stop(self) -> None:
         """Close; idempotent."""
