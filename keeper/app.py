@@ -17,8 +17,6 @@ from keeper.assembly import Assembly, assemble, open_signers, private_policy, pr
 from keeper.bulletin import Bulletin, telling
 from keeper.chain.client import NodeClient
 from keeper.chain.heads import Heads
-
-# X
 from keeper.chain.until import until
 from keeper.checkup import diagnose
 from keeper.config import Config
@@ -75,7 +73,8 @@ async def run(config: Config, redactor: Redactor, *, live: bool, once: bool) -> 
             await safety.open()
             control = Control(socket_path(config.data_dir, parts.mode), safety.handlers(), redactor)
             async with server, control:
-                log.info("started", mode=parts.mode, chain=config.chain.id, executor=parts.executor)
+                where = "{}:{}".format(*server.address)
+                log.info("started", mode=parts.mode, chain=config.chain.id, executor=parts.executor, http=where)
                 async with parts.rivals.recording(journal, RECORD_GRACE), bulletin.watching():
                     await _until_stopped(parts, journal, submitter, safety, bulletin, stop, once=once)
                 parts.vitals.stopping = True
@@ -106,6 +105,7 @@ async def _until_stopped(
         async with heads_ as heads, Watch(parts, safety).watching(stop), following(parts, engine):
             log.info("watching", block=head.number, markets=[book.name for book in parts.books])
             if once:
+                parts.require_a_market()
                 await engine.step(head, stop)
                 stop.set()
             await engine.run(until(stop, heads), stop)
@@ -203,6 +203,7 @@ async def scan(config: Config, redactor: Redactor) -> ScanView:
     """Every borrower with debt in every market, at the newest block."""
     async with assemble(config, live=False) as parts:
         head = await parts.start()
+        parts.require_a_market()
         rows: list[ScanRow] = []
         unknown: dict[str, str] = {}
         for book in parts.books:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,7 +22,7 @@ from keeper.chain.follow import Follower
 from keeper.chain.rebuild import Progress
 from keeper.config import Config
 from keeper.config import schema as config_schema
-from keeper.errors import ConfigError
+from keeper.errors import BadData, ConfigError, Transient, Unreachable
 from keeper.execution.bundles import PrivatePolicy
 from keeper.execution.data_fees import data_fee
 from keeper.execution.executor import state_override
@@ -39,6 +40,7 @@ from keeper.ops.alerts import LogAlerter
 from keeper.ops.metrics import Metrics
 from keeper.ops.vitals import Vitals
 from keeper.ports import Book, FlashSource
+from keeper.preflight import require
 from keeper.rivals import Rivals
 from keeper.strategy.breakers import BREAKERS
 from keeper.strategy.cooldown import Cooldowns
@@ -99,14 +101,24 @@ class Assembly:
         return DRY_OPERATOR if self.signer is None else self.signer.address
 
     async def start(self) -> Head:
-        """Find the markets, then their pools, and bring every mirror to the head."""
-        head = await self.client.head()
-        await asyncio.gather(*(book.load(self.client, head) for book in self.books))
-        self._follow_tokens()
-        step = await self.follower.start(head)
+        """Find the markets, then their pools, and bring every mirror to the head.
+
+        Raises ConfigError for a market that is none, Unreachable when the node does not give what is needed.
+        """
+        with _readable(self.config):
+            head = await self.client.head()
+            await asyncio.gather(*(book.load(self.client, head) for book in self.books))
+            self._follow_tokens()
+            step = await self.follower.start(head)
         await self.follower.rebuilt()
         self.vitals.synced = True
         return step.head
+
+    def require_a_market(self) -> None:
+        """Raise Unreachable when not one market could be read: the answer would be about nothing."""
+        if not any(book.status.trusted or book.read_only for book in self.books):
+            reasons = "; ".join(f"{book.name}: {book.status.reason}" for book in self.books)
+            raise Unreachable(f"no market can be trusted ({reasons}): mend its start_block, or use another endpoint")
 
     def quoter(self, fees: FeeQuote, behind: frozenset[str]) -> Router:
         """The pools of every venue that is at the head, with gas at `fees`."""
@@ -133,6 +145,19 @@ class Assembly:
         return True
 
 
+@contextmanager
+def _readable(config: Config) -> Iterator[None]:
+    """Say what to change when a node that answers does not give what is needed to begin."""
+    try:
+        yield
+    except (Transient, BadData) as error:
+        start = min(table.start_block for table in config.markets.values())
+        raise Unreachable(
+            f"the chain cannot be read: {error}; put an endpoint into chain.endpoints that serves recent state and "
+            f"logs from block {start} on"
+        ) from error
+
+
 @asynccontextmanager
 async def assemble(config: Config, *, live: bool, watching: bool = False) -> AsyncIterator[Assembly]:
     """Build and connect; everything is closed on leaving. Raises ConfigError, Unreachable.
@@ -153,16 +178,23 @@ async def assemble(config: Config, *, live: bool, watching: bool = False) -> Asy
         max_lag=chain_.max_block_lag,
         max_age=chain_.max_head_age,
     )
-    checkpoints = await Checkpoints.open(config.data_dir / "mirrors.sqlite3", chain_.id)
+    checkpoints = await Checkpoints.open(cache_path(config), chain_.id)
     try:
         async with client, open_signers(config) as signers:
             assembly = _wire(config, mode, client, checkpoints, signers, watching=watching)
+            with _readable(config):
+                await require(config, client, await client.head(), assembly.sender)
             try:
                 yield assembly
             finally:
                 await assembly.follower.close()
     finally:
         await checkpoints.close()
+
+
+def cache_path(config: Config) -> Path:
+    """Where the snapshots of the mirrors are kept."""
+    return config.data_dir / "mirrors.sqlite3"
 
 
 @asynccontextmanager

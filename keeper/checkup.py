@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from keeper.assembly import DRY_EXECUTOR, DRY_OPERATOR, open_signers
+from keeper import preflight
+from keeper.assembly import DRY_EXECUTOR, DRY_OPERATOR, cache_path, open_signers
+from keeper.chain.checkpoints import inspect
 from keeper.chain.client import NodeClient
 from keeper.config import Config
 from keeper.execution.deploy import verify
@@ -65,6 +68,8 @@ class _Questions:
             simulate=self._simulate,
             more=(
                 Check("alerts", partial(channels.check, config.alerts, notify=notify), fix="mend the [alerts] table"),
+                Check("cache", self._cache, ("data directory",), "move it away"),
+                Check("deployments", self._deployments, ("chain", "reads"), "mend the configuration"),
             ),
         )
 
@@ -84,6 +89,19 @@ class _Questions:
         path = journal_path(self._config.data_dir, self._config.chain.id, self._mode)
         exists = check(path, self._config.chain.id, self._mode)
         return f"{path} is sound" if exists else f"{path} will be created"
+
+    async def _cache(self) -> Finding:
+        path = cache_path(self._config)
+        exists = await asyncio.to_thread(inspect, path, self._config.chain.id)
+        return Finding.ok(f"{path} is sound" if exists else f"{path} will be created")
+
+    async def _deployments(self) -> Finding:
+        """Every configured contract is of the kind it is configured as, and was there at its start block."""
+        sender = self._signer or DRY_OPERATOR
+        wrong = await preflight.problems(self._config, self._client, await self._client.head(), sender)
+        if wrong:
+            return Finding.fail("; ".join(wrong), "mend these keys")
+        return Finding.ok("every configured contract is of the configured kind")
 
     async def _market(self, name: str) -> str | None:
         """Load the market as the daemon would, and hear whether its rules are known."""

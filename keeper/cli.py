@@ -1,7 +1,7 @@
 """The command line: parse, call `keeper.app`, print. Keys and passwords are never taken from here.
 
 Exit codes: 0 done · 1 a bug · 2 wrong usage · 10 the configuration or the machine must be changed · 11 a check failed ·
-12 the chain is unreachable · 13 halted until a person has looked · 130 interrupted.
+12 the chain is unreachable or unreadable · 13 halted until a person has looked · 130 interrupted.
 """
 
 from __future__ import annotations

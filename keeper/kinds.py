@@ -36,6 +36,16 @@ class TradingVenue(Venue, PoolSource, Protocol):
         """Add tokens whose pools matter; the mirror must be loaded again afterwards."""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A view that only a contract of the right kind answers: file under ``contracts_abi/``, function, arguments."""
+
+    interface: str
+    function: str
+    arguments: tuple[int, ...]
+    kind: str  # in the operator's words
+
+
 MarketKind = Callable[[str, Market, Surroundings], tuple[Book, tuple[FlashSource, ...]]]
 VenueKind = Callable[[str, VenueTable, Surroundings], tuple[TradingVenue, tuple[FlashSource, ...]]]
 
@@ -59,8 +69,6 @@ def _uniswap_v2(name: str, table: VenueTable, around: Surroundings) -> tuple[Tra
 
 
 def _uniswap_v3(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
-    if table.fee_bps is not None:
-        raise ConfigError(f"venues.{name}.fee_bps: pools of this kind state their own fees; remove the key")
     venue = UniswapV3(table.root, table.start_block, (), name)
     return venue, (UniswapV3Flash(venue, around.executor),)
 
@@ -69,8 +77,15 @@ PROTOCOLS: dict[str, MarketKind] = {"aave_v3": _aave_v3}
 VENUES: dict[str, VenueKind] = {"uniswap_v2": _uniswap_v2, "uniswap_v3": _uniswap_v3}
 
 
+PROBES: dict[str, Probe] = {
+    "aave_v3": Probe("aave_provider", "getPool", (), "PoolAddressesProvider of Aave V3"),
+    "uniswap_v2": Probe("uniswap_v2_factory", "allPairsLength", (), "factory of Uniswap V2"),
+    "uniswap_v3": Probe("uniswap_v3_factory", "feeAmountTickSpacing", (500,), "factory of Uniswap V3"),
+}
+
+
 def check_words(config: Config) -> None:
-    """Raise ConfigError naming every protocol and kind that is not in the tables."""
+    """Raise ConfigError naming every word that is not in the tables, and every key its kind has no use for."""
     wrong = [
         f"markets.{name}.protocol is {table.protocol!r}, known are {', '.join(sorted(PROTOCOLS))}"
         for name, table in config.markets.items()
@@ -79,6 +94,11 @@ def check_words(config: Config) -> None:
         f"venues.{name}.kind is {table.kind!r}, known are {', '.join(sorted(VENUES))}"
         for name, table in config.venues.items()
         if table.kind not in VENUES
+    ]
+    wrong += [
+        f"venues.{name}.fee_bps: pools of this kind state their own fees; remove the key"
+        for name, table in config.venues.items()
+        if table.kind == "uniswap_v3" and table.fee_bps is not None
     ]
     if wrong:
         raise ConfigError("; ".join(wrong))

@@ -94,6 +94,9 @@ class Telemetry:
         now = time.monotonic()
         self._began, self._seen = now, set()
         self._metrics.head(step.head)
+        self._metrics.provider(self._provider())
+        if step.undone:
+            self._metrics.reorgs.inc()
         self._metrics.queue_lag.set(max(time.time() - step.head.timestamp, 0.0))
         vitals = self._vitals
         vitals.beat()
@@ -165,8 +168,10 @@ class Telemetry:
         assert decision.attempt_id is not None
         if proof is not None and proof.simulation is not None:
             self._orders[decision.attempt_id] = _Order(found.position.head.number, proof.simulation.gain)
-        self._metrics.transactions.labels("sent").inc()
-        event = "liquidation.sent" if self._vitals.mode == "live" else "liquidation.would_send"
+        live = self._vitals.mode == "live"
+        if live:
+            self._metrics.transactions.labels("sent").inc()
+        event = "liquidation.sent" if live else "liquidation.would_send"
         log.info(event, attempt=decision.attempt_id, detail=detail, **fields)
 
     def passed(self, head: Head) -> None:

@@ -303,6 +303,10 @@ class Synced(Protocol):
     @property
     def head(self) -> Head: ...
     @property
+    def undone(self) -> int:
+        """Blocks that were reorganised away since the last step."""
+
+    @property
     def behind(self) -> frozenset[str]:
         """Names of mirrors that are not at `head`: nothing may be decided from them."""
 

@@ -114,11 +114,22 @@ class Checkpoints:
                     return work(self._connection)
                 except sqlite3.Error as error:
                     raise ConfigError(
-                        f"the checkpoint file {self._path} cannot be used ({error}): free disk space, or move it away "
-                        "to read the history from the chain again"
+                        f"the checkpoint file {self._path} cannot be used ({error}): check its permissions and free "
+                        "space, or move it away to read the history from the chain again"
                     ) from error
 
         return await asyncio.to_thread(locked)
+
+
+def inspect(path: Path, chain_id: int) -> bool:
+    """Whether `path` is a sound checkpoint file (True) or not there yet (False); raises ConfigError, and only reads."""
+    try:
+        if not path.exists() or path.stat().st_size == 0:
+            return False
+        _inspect(path, chain_id)
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"the checkpoint file {path} cannot be used ({error}): move it away") from error
+    return True
 
 
 def _open(path: Path, chain_id: int) -> sqlite3.Connection:
@@ -126,7 +137,9 @@ def _open(path: Path, chain_id: int) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = not path.exists() or path.stat().st_size == 0
     except OSError as error:
-        raise ConfigError(f"the checkpoint file {path} cannot be created ({error.strerror}): choose another") from error
+        raise ConfigError(
+            f"the checkpoint file {path} cannot be created ({error.strerror}): set data.dir to a folder of this user"
+        ) from error
     try:
         if not fresh:
             _inspect(path, chain_id)
@@ -140,7 +153,12 @@ def _open(path: Path, chain_id: int) -> sqlite3.Connection:
                 connection.execute("INSERT INTO chain (id) VALUES (?)", (chain_id,))
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError as error:
+        raise ConfigError(
+            f"the checkpoint file {path} cannot be opened for writing ({error}): check the folder's permissions "
+            "and free space"
+        ) from error
+    except sqlite3.DatabaseError as error:
         raise ConfigError(
             f"the checkpoint file {path} is damaged or not a checkpoint file ({error}): move it away; the history is "
             "then read from the chain again"

@@ -83,7 +83,11 @@ class NodeClient:
         await asyncio.gather(*(endpoint.link.close() for endpoint in self.pool.endpoints))
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

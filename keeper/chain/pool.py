@@ -35,6 +35,7 @@ class Endpoint:
     head: Head | None = None
     wrong: str = ""  # why it must not be used until it says otherwise (another chain)
     stale: str = ""  # why its answers are too old to be used now
+    failed: str = ""  # why it failed last
     failures: int = 0  # in a row
     retry_at: float = 0.0  # monotonic; not before this unless nobody else is left
     deployless: bool = True  # takes an eth_call without `to`
@@ -160,8 +161,10 @@ class Pool:
         if wrong:
             raise ConfigError(wrong[0])
         if all(e.failures for e in self.endpoints):
-            names = ", ".join(e.label for e in self.endpoints)
-            raise Unreachable(f"no RPC endpoint answers ({names}): check that the node runs and that the URL is right")
+            reasons = "; ".join(e.failed if e.label in e.failed else f"{e.label}: {e.failed}" for e in self.endpoints)
+            raise Unreachable(
+                f"no RPC endpoint gives usable answers ({reasons}): check that the node runs and that the URL is right"
+            )
 
     def check_head(self, endpoint: Endpoint, head: Head) -> None:
         """Raise Transient, and set the endpoint aside, when its head is too far behind the best or too old."""
@@ -208,6 +211,7 @@ class Pool:
         if isinstance(error, Refusal) and error.kind in _NOT_ITS_FAULT:
             return
         endpoint.failures += 1
+        endpoint.failed = str(error)
         pause = min(self._cool_down * 2 ** (endpoint.failures - 1), self._cool_down_most)
         endpoint.retry_at = time.monotonic() + pause * (0.75 + self._rng.random() / 2)
         log.info("endpoint_failed", endpoint=endpoint.label, failures=endpoint.failures, reason=str(error))

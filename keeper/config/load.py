@@ -48,7 +48,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     if config is None or draft.problems:
         where = str(path) if path is not None else "the environment"
         count = len(draft.problems)
-        lines = "".join(f"\n  {key}: {text}" if key else f"\n  {text}" for key, text in draft.problems.items())
+        lines = "".join(f"\n  {_line(key, text)}" for key, text in draft.problems.items())
         raise ConfigError(f"the configuration from {where} has {count} error{'s' * (count != 1)}:{lines}")
     return config
 
@@ -173,13 +173,12 @@ class _Draft:
 
     def build(self) -> Config | None:
         """The checked configuration, or None with the problems noted."""
+        config, found = None, []
         try:
             config = Config.model_validate(self.data)
+            config._sources = self.sources  # noqa: SLF001 - the loader completes what it builds
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
-        else:
-            config._sources = self.sources  # noqa: SLF001 - the loader completes what it builds
-            return config
         for item in found:
             dotted = _dotted(item["loc"])
             if not any(dotted == known or dotted.startswith(known + "[") for known in self.problems):
@@ -187,7 +186,7 @@ class _Draft:
                     item["loc"], item["type"], item["msg"], item.get("ctx", {})
                 )
         self.problems = {key: text for key, text in self.problems.items() if text}
-        return None
+        return config
 
     def _label(self, dotted: str) -> str:
         """The key, with the variable that set it or something below it."""
@@ -207,6 +206,11 @@ def _dotted(key: Iterable[str | int]) -> str:
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text.removesuffix(".[key]")
+
+
+def _line(key: str, text: str) -> str:
+    """One problem. A secret's key has no colon behind it: what follows one is masked wherever it is printed."""
+    return text if not key else f"{key} {text}" if key in _ENV_ONLY else f"{key}: {text}"
 
 
 def _existing(part: str, table: Mapping[str, Any]) -> str:

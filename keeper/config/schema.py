@@ -376,6 +376,17 @@ class Config(Section):
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        """The same market or pools under two names would be liquidated, or counted, twice."""
+        for section, tables in (("markets", self.markets), ("venues", self.venues)):
+            names: dict[model.Address, str] = {}
+            for name, table in tables.items():
+                first = names.setdefault(table.root, name)
+                if first != name:
+                    raise ValueError(f"{section}.{first} and {section}.{name} are the same contract: keep one")
+        return self
+
+    @model_validator(mode="after")
     def _further_signers(self) -> Self:
         if self.signers and not self.signer.present:
             raise ValueError("there are further signers but no first one: fill in [signer]")

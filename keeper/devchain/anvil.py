@@ -25,7 +25,9 @@ _START_SECONDS = 60.0
 
 
 class ChainFailed(KeeperError):
-    """anvil did not start or ended by itself."""
+    """anvil did not start or ended by itself: something on this machine must be changed."""
+
+    exit_code = ConfigError.exit_code
 
 
 def find_anvil() -> str:
@@ -36,6 +38,10 @@ def find_anvil() -> str:
     packaged = ROOT / _PACKAGED
     if os.access(packaged, os.X_OK):
         return str(packaged)
+    if not (ROOT / "package.json").exists():
+        raise ConfigError(
+            "the private chain is made in a checkout of the keeper, and this is an installed copy: use a clone"
+        )
     raise ConfigError(
         f"anvil was found neither on PATH nor at {packaged}: run `make install`, or install Foundry (https://getfoundry.sh)"
     )

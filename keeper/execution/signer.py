@@ -131,9 +131,7 @@ def load_signer(
     assert private_key is not None
     text = private_key.reveal().strip()
     if not _KEY.fullmatch(text):
-        raise ConfigError(
-            "signer.private_key is not a private key: 64 hexadecimal digits are needed, with or without 0x"
-        )
+        raise ConfigError("signer.private_key must have 64 hexadecimal digits, with or without 0x")
     return LocalSigner(_account(bytes.fromhex(text[-64:]), "signer.private_key"), chain_id)
 
 
@@ -154,7 +152,7 @@ def _unlock(path: Path, password: Secret | None) -> LocalAccount:
         if "MAC mismatch" not in str(error):
             raise _not_a_keystore(path) from None
         raise ConfigError(
-            f"keystore {path} does not open with the given password: check signer.password_file"
+            f"keystore {path} does not open with the given password; check signer.password_file"
         ) from None
     except (KeyError, TypeError, NotImplementedError, AttributeError):
         raise _not_a_keystore(path) from None
@@ -171,5 +169,5 @@ def _account(key: bytes, where: str) -> LocalAccount:
     try:
         account: LocalAccount = Account.from_key(key)
     except ValueError:  # zero, or not below the curve's order; the library's own message may repeat the key
-        raise ConfigError(f"{where} holds a number that is not a private key: create a new key") from None
+        raise ConfigError(f"{where} holds a number that no key can have; create a new one") from None
     return account

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ class Server:
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
+        self.address = ("", 0)  # where it listens, once started
 
     async def start(self) -> tuple[str, int]:
         """Bind, and answer where: with port 0 the system picks one. Raises ConfigError when it cannot bind."""
@@ -41,12 +43,13 @@ class Server:
         except OSError as error:
             await runner.cleanup()
             raise ConfigError(
-                f"the status server cannot listen on {self._host} port {self._port} ({error.strerror}): "
+                f"the status server cannot listen on {self._host} port {self._port} ({_reason(error)}): "
                 "set ops.http_host and ops.http_port to a free address"
             ) from error
         self._runner = runner
         host, port = runner.addresses[0][:2]
-        return str(host), int(port)
+        self.address = str(host), int(port)
+        return self.address
 
     async def stop(self) -> None:
         """Close; idempotent."""
@@ -81,6 +84,12 @@ class Server:
     def _json(self, value: dict[str, Any], status: int) -> web.Response:
         body = orjson.dumps(self._redactor.value(value), option=orjson.OPT_APPEND_NEWLINE)
         return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; asyncio wraps it in a sentence that names the address again."""
+    known = error.errno is not None and error.errno > 0  # a name that cannot be resolved has a negative number
+    return os.strerror(error.errno) if known and error.errno is not None else str(error.strerror)
 
 
 async def ask_livez(host: str, port: int) -> Health:

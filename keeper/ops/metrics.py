@@ -13,8 +13,8 @@ from keeper.chain.connection import Stats
 from keeper.model import WAD, Head, MissReason, SkipReason
 
 STAGES = ("pass",)
-CYCLE_RESULTS = ("ok", "error", "stale")
-SIMULATIONS = ("ok", "reverted", "short", "error")
+CYCLE_RESULTS = ("ok", "error")
+SIMULATIONS = ("ok", "reverted", "short")
 TRANSACTIONS = ("sent", "mined", "reverted", "replaced", "dropped", "cancelled")
 METHODS = ("eth_call", "eth_getLogs", "eth_getBlockByHash", "eth_getBlockByNumber", "eth_sendRawTransaction", "batch")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -42,6 +42,7 @@ class Metrics:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.registry = registry
+        self._providers = tuple(providers)
         self._head_timestamp = clock()  # until the first head, the age of the process: an alert must see it grow
         protocols = sorted(set(markets.values()))
 
@@ -86,15 +87,12 @@ class Metrics:
         )
         self.profit_eth = counter("profit_eth_total", "Net profit of attempts that earned, in the native token.")
         self.loss_eth = counter("loss_eth_total", "Net loss of attempts that lost, in the native token.")
-        self.profit_usd = counter("profit_usd_total", "The same profit at the market's price when it was settled.")
-        self.loss_usd = counter("loss_usd_total", "The same loss at the market's price when it was settled.")
         self.gas_spent = counter("gas_spent_eth_total", "Gas paid by settled attempts, in the native token.")
         self.missed = counter("missed_total", "Positions that somebody else liquidated, by our reason.", ["reason"])
         self.signer_balance = gauge("signer_balance_eth", "Native balance of the signer.")
         self.breaker_open = gauge("breaker_open", "1 while a breaker stops all sending.", ["reason"])
         self.paused = gauge("paused", "1 while an operator has paused sending.")
         self.rpc_active = gauge("rpc_active", "1 for the endpoint in use.", ["provider"])
-        self.journal_errors = counter("journal_write_errors_total", "Writes to the journal that failed.")
         self.notify_errors = counter("notify_errors_total", "Alerts that could not be delivered.")
         self.alerts = counter("alerts_total", "Alerts raised, repeats included.", ["severity"])
 
@@ -132,12 +130,14 @@ class Metrics:
         self._head_timestamp = float(head.timestamp)
         self.head_block.set(head.number)
 
-    def settled(self, net: int, gas_cost: int, native_usd: float | None = None) -> None:
-        """An attempt with a receipt: `net` and `gas_cost` in wei, the native token's price in USD if known."""
-        amount = abs(net) / WAD
-        (self.profit_eth if net >= 0 else self.loss_eth).inc(amount)
-        if native_usd is not None:
-            (self.profit_usd if net >= 0 else self.loss_usd).inc(amount * native_usd)
+    def provider(self, used: str | None) -> None:
+        """Which endpoint is asked first; None while there is none."""
+        for name in self._providers:
+            self.rpc_active.labels(name).set(int(name == used))
+
+    def settled(self, net: int, gas_cost: int) -> None:
+        """An attempt with a receipt: `net` and `gas_cost` in wei."""
+        (self.profit_eth if net >= 0 else self.loss_eth).inc(abs(net) / WAD)
         self.gas_spent.inc(gas_cost / WAD)
 
     def predicted(self, stage: str, predicted: int, actual: int) -> None:

@@ -139,7 +139,7 @@ def test_secrets_do_not_stand_in_the_file(tmp_path: Path) -> None:
     text = MINIMAL + '[signer]\nprivate_key = "0x1234"\n'
     for environ in ({}, {"KEEPER__SIGNER__PRIVATE_KEY": "0x99"}):
         message = problems(tmp_path, text, **environ)
-        assert "signer.private_key: must not stand in the file: set KEEPER__SIGNER__PRIVATE_KEY" in message
+        assert "signer.private_key must not stand in the file: set KEEPER__SIGNER__PRIVATE_KEY" in message
     assert load(write(tmp_path, text.replace("0x1234", "${PK}")), {"PK": "0x77"}).signer.present
 
 

@@ -72,9 +72,12 @@ def test_a_missing_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_no_anvil_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without anvil on PATH or in node_modules there is one sentence with both remedies."""
+    """Without anvil on PATH or in node_modules there is one sentence with both remedies; outside a checkout another."""
     monkeypatch.setattr(anvil_module, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="installed copy: use a clone"):
+        anvil_module.find_anvil()
+    (tmp_path / "package.json").touch()
     with pytest.raises(ConfigError, match=r"neither on PATH nor at .*make install.*getfoundry"):
         find_anvil()
 

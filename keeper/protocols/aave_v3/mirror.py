@@ -185,7 +185,10 @@ class AaveV3Mirror:
             self._alerter.alert("book_repaired", f"{self.name}: {changed} balances were read from the chain anew")
         wrong = await checks.wrong_totals(client, head, self.market, self._ledger)
         if wrong:
-            self.distrust(f"holders are missing: the events do not add up ({wrong[0][0]} at block {head.number})")
+            self.distrust(
+                f"holders are missing: the events since start_block {self.start_block} do not add up ({wrong[0][0]} at "
+                f"block {head.number})"
+            )
         self._follower.suspect = False
 
     async def _adopt(self, client: Client, head: Head, number: int) -> None:
