@@ -292,7 +292,7 @@ class Follower:
                     track.observed = (head.hash, asked)
                 elif not mirror.dirty:
                     return True
-        except BadData as error:
+        except (BadData, ConfigError) as error:  # the latter: contracts that were there seem to be gone
             self._lose(track, str(error))
         except Transient as error:
             log.info("refresh_failed", mirror=track.name, block=head.number, reason=str(error))
