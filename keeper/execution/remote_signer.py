@@ -84,8 +84,11 @@ class RemoteSigner:
         try:
             async with asyncio.timeout(self._timeout):
                 async with self._session.post(self._url.reveal(), json=body, allow_redirects=False) as answer:
-                    text = await answer.content.read(MOST)
-                    status = answer.status
+                    text, status = bytearray(), answer.status
+                    async for piece in answer.content.iter_chunked(1 << 16):
+                        text += piece
+                        if len(text) > MOST:
+                            raise BadData(f"the signer at {self._url} answered more than {MOST} bytes")
         except TimeoutError:
             raise Transient(f"the signer at {self._url} did not answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -133,7 +136,7 @@ class RemoteSigner:
         return f"RemoteSigner({checksum(self._address)} at {self._url})"
 
 
-def _json(text: bytes) -> Any:
+def _json(text: bytearray) -> Any:
     try:
         return json.loads(text)
     except ValueError:
