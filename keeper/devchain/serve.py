@@ -47,9 +47,10 @@ def serve(
         say(f"configuration: {path}")
         say("stop it with Ctrl-C")
         while not ending.wait(block_time):
-            if not anvil.running():
-                raise ChainFailed("anvil ended by itself: start the private chain again")
-            tick(actors)
+            try:
+                tick(actors)
+            except OSError as error:
+                raise ChainFailed("anvil ended by itself: start the private chain again") from error
 
 
 def awaken(anvil: Anvil, world: World) -> Actors:
