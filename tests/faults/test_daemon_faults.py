@@ -49,7 +49,8 @@ def endure(built: Built, folder: Path, kinds: list[Kind], seconds: float) -> Non
     rng = random.Random(SEED)
     with theatre(built, folder, live=True) as scene, in_thread(scene.anvil.http) as (proxy, disturb):
         text = scene.config.read_text().replace(scene.anvil.ws, proxy.ws)
-        text = text.replace("[data]", 'request_timeout = "1s"\n\n[data]', 1) + "\n[audit]\nevery = 5\n"
+        text = text.replace("[data]", 'request_timeout = "1s"\n\n[data]', 1)
+        text += "\n[audit]\nevery = 5\n\n[breakers]\naudit_failures = 1_000\n"
         scene.config.write_text(text)
         daemon = scene.daemon()
         try:

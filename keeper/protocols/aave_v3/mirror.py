@@ -185,7 +185,8 @@ class AaveV3Mirror:
             self._alerter.alert("book_repaired", f"{self.name}: {changed} balances were read from the chain anew")
         wrong = await checks.wrong_totals(client, head, self.market, self._ledger)
         if wrong:
-            self.distrust(
+            # Raised, so that whoever drives this book has it rebuilt: it may have been the answers that were wrong.
+            raise BadData(
                 f"holders are missing: the events since start_block {self.start_block} do not add up ({wrong[0][0]} at "
                 f"block {head.number})"
             )
