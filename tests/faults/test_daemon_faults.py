@@ -50,6 +50,8 @@ def endure(built: Built, folder: Path, kinds: list[Kind], seconds: float) -> Non
     with theatre(built, folder, live=True) as scene, in_thread(scene.anvil.http) as (proxy, disturb):
         text = scene.config.read_text().replace(scene.anvil.ws, proxy.ws)
         text = text.replace("[data]", 'request_timeout = "1s"\n\n[data]', 1)
+        # An attempt that a fault has failed is tried again while the scene lasts.
+        text = text.replace("[strategy]", '[strategy]\ncooldown = "2s"', 1)
         text += "\n[audit]\nevery = 5\n\n[breakers]\naudit_failures = 1_000\n"
         scene.config.write_text(text)
         daemon = scene.daemon()
