@@ -460,6 +460,34 @@ async def test_an_audit_finds_a_difference(fork: Fork, client: NodeClient) -> No
     assert await driver.book.audit(client, driver.heads[-1], 10) is None
 
 
+class Slip:
+    """A node that answers one view from another block's state, `times` times."""
+
+    def __init__(self, client: NodeClient, times: int) -> None:
+        self.client, self.times = client, times
+
+    async def read(self, reads: Sequence[Read], at: Head) -> list[bytes | None]:
+        answers = await self.client.read(reads, at)
+        for place, answer in enumerate(answers):
+            if self.times and answer is not None and len(answer) == 6 * 32:  # getUserAccountData
+                self.times -= 1
+                answers[place] = (int.from_bytes(answer, "big") ^ 1).to_bytes(len(answer), "big")
+                break
+        return answers
+
+
+@pytest.mark.parametrize(("times", "believed"), [(1, False), (2, True)])
+async def test_an_audit_believes_what_is_said_twice(
+    fork: Fork, client: NodeClient, times: int, *, believed: bool
+) -> None:
+    """One wrong answer is the node's slip; the same difference again is the book's."""
+    driver = await started(fork, client, "main")
+    fork.actors.open_position(fork.world.main, ANN, {"WETH": 10 * ETH}, {"USDC": 20_000 * USDC})
+    head = await driver.follow()
+    found = await driver.book.audit(cast(Client, Slip(client, times)), head, 10)
+    assert (found is not None) is believed
+
+
 async def test_an_upgrade_reads_balances_anew(fork: Fork, client: NodeClient) -> None:
     """After a token's code changed, what its events may have meant is settled by reading the balances."""
     market = fork.world.main
