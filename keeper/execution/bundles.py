@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from keeper.errors import Halt
-from keeper.execution.lane import Lane, LanePolicy, Sending
+from keeper.execution.lane import PRIVATE, Lane, LanePolicy, Sending
 from keeper.execution.lanes import Lanes
 from keeper.execution.relays import Bundle, Relays, Told, replacement_uuid
 from keeper.execution.replies import Answer, Reception, Sender, combine
@@ -29,7 +29,7 @@ from keeper.ports import Ledger
 
 log = structlog.get_logger(__name__)
 
-_PRIVATE = re.compile(r"private until block (\d+)(?: behind (0x[0-9a-f]{64}))?")
+_PRIVATE = re.compile(PRIVATE + r" (\d+)(?: behind (0x[0-9a-f]{64}))?")
 _PUBLIC = "public since block"
 _FORGOTTEN = 64  # blocks after which a dropped attempt is no longer looked for
 
@@ -56,7 +56,7 @@ class Terms:
         return None if found is None else cls(int(found[1]), Hash(found[2]) if found[2] else None)
 
     def __str__(self) -> str:
-        return f"private until block {self.until}" + (f" behind {self.leader}" if self.leader else "")
+        return f"{PRIVATE} {self.until}" + (f" behind {self.leader}" if self.leader else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from keeper.ports import Ledger
 log = structlog.get_logger(__name__)
 _S = AttemptState
 GAP = "nonce gap"  # the market of an attempt that only fills one
+PRIVATE = "private until block"  # how the journal's detail of an attempt begins that only relays may have
 
 
 def new_attempt_id() -> str:
@@ -270,7 +271,13 @@ class Lane:
             return None
 
     async def _deliver(self, attempt: Attempt, tx: Signed, head: Head) -> Answer:
-        """Hand out what is signed; `head` is the newest block known."""
+        """Hand out what is signed; `head` is the newest block known.
+
+        What was promised to relays only is not: when they are not configured any more it waits to be taken back, which
+        gives nothing away.
+        """
+        if tx.kind is TxKind.EXECUTE and attempt.detail.startswith(PRIVATE):
+            return Answer(Reception.UNCERTAIN, "only relays may have it, and none is configured")
         return combine(await self._client.send_raw(tx.raw))
 
     async def _sign(self, attempt: Attempt, kind: TxKind, to: Address, data: bytes, offer: Bid) -> Signed:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keeper.errors import Transient
-from keeper.execution.lane import GAP, Lane, LanePolicy
+from keeper.execution.lane import GAP, PRIVATE, Lane, LanePolicy
 from keeper.execution.receipt import Receipt
 from keeper.execution.recover import UNSIGNED, recover
 from keeper.execution.replies import Reception
@@ -80,6 +80,21 @@ async def test_concurrent_orders_get_successive_nonces(desk: Desk) -> None:
     sendings = await asyncio.gather(*(desk.submitter.submit(desk.order(n)) for n in range(1, 8)))
     assert [s.nonce for s in sendings] == list(range(7))
     assert sorted(desk.chain.pool) == [(ME, n) for n in range(7)]
+
+
+async def test_what_was_promised_to_relays_is_not_sent_in_public(desk: Desk) -> None:
+    """Without the relays it waits, through a restart as well, until its nonce is taken back by a self-transfer."""
+    await desk.submitter.submit(desk.order())
+    attempt = await desk.only()
+    desk.chain.evict(lambda tx: True)
+    await desk.journal.record([Verdict(attempt.id, S.SENT, f"{PRIVATE} {desk.head.number + 4}")])
+    attempt = await desk.only()
+    for _ in range(POLICY.max_age):
+        await desk.lane.tend(attempt, desk.head, now=True)
+        assert not desk.chain.pool
+        desk.chain.mine()
+    await desk.lane.tend(attempt, desk.head)
+    assert [tx.kind for tx in desk.chain.pool.values()] == ["cancel"]
 
 
 async def test_nonces_of_others_with_the_same_key_are_left_alone(desk: Desk) -> None:
