@@ -23,7 +23,7 @@ def main(*, as_json: bool, users: int, plans: int) -> None:
         return
     for row in rows:
         ours, theirs = f"{row.ours * 1e6:,.3f} µs", f"{row.theirs * 1e6:,.3f} µs"
-        click.echo(f"{row.what:36} {ours:>12}   {row.baseline:38} {theirs:>16}   × {row.ratio:,.1f}")
+        click.echo(f"{row.what:36} {ours:>12}   {row.baseline:38} {theirs:>16}   × {row.ratio:,.3g}")
     plan.main(cases=plans)
 
 
