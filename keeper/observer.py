@@ -11,7 +11,7 @@ import structlog
 
 from keeper.engine import Observer
 from keeper.errors import KeeperError
-from keeper.model import Address, AttemptState, Decision, Head, Skip, SkipReason, Verdict, checksum
+from keeper.model import Address, AttemptState, Decision, Hash, Head, Skip, SkipReason, Verdict, checksum
 from keeper.ops.metrics import Metrics
 from keeper.ops.numbers import ether, health
 from keeper.ops.vitals import MarketVitals, Vitals
@@ -84,6 +84,7 @@ class Telemetry:
         self._submitter = submitter
         self._provider = provider
         self._orders: dict[str, _Order] = {}
+        self._ends: dict[str, tuple[AttemptState, Hash | None]] = {}  # attempts not closed yet -> what was told last
         self._said: dict[tuple[str, Address], SkipReason] = {}
         self._seen: set[tuple[str, Address]] = set()
         self._began = time.monotonic()
@@ -105,9 +106,17 @@ class Telemetry:
     def settled(self, verdict: Verdict) -> None:
         """An earlier attempt has moved."""
         state, outcome = verdict.state, verdict.outcome
+        end = (state, outcome.tx_hash if outcome is not None else None)
+        known = self._ends.get(verdict.attempt_id) == end
+        self._ends[verdict.attempt_id] = end
+        order = self._orders.get(verdict.attempt_id)
+        if verdict.closed:
+            del self._ends[verdict.attempt_id]
+            self._orders.pop(verdict.attempt_id, None)
+        if known:  # the same end again, by now under enough blocks: told and counted already
+            return
         if state is not AttemptState.SENT and not (verdict.closed and outcome is None and not verdict.detail):
             self._metrics.transactions.labels(str(state)).inc()
-        order = self._orders.get(verdict.attempt_id)
         fields: dict[str, Any] = {"attempt": verdict.attempt_id, "detail": verdict.detail, "block": verdict.number}
         if outcome is not None:
             fields |= {
@@ -125,8 +134,6 @@ class Telemetry:
                 if state is AttemptState.MINED:
                     self._metrics.predicted("mined", order.gain, outcome.gain)
                 fields["predicted_gain_wei"] = str(order.gain)
-        if verdict.closed:
-            self._orders.pop(verdict.attempt_id, None)
         say = log.warning if state in (AttemptState.REVERTED, AttemptState.DROPPED) else log.info
         say(f"liquidation.{state}", **fields)
 

@@ -151,7 +151,7 @@ def traffic(scene: Theatre, rng: random.Random, number: int) -> None:
             actors.supply(market, user, "WETH", amount)
             actors.borrow(market, user, "USDC", actors.worth("USDC", 23_500))
         if number % 30 == 15:
-            actors.set_price("WETH", SPECS["WETH"].price * 95 // 100)
+            actors.set_price("WETH", SPECS["WETH"].price * 92 // 100)
         if number % 30 == 0:
             actors.set_price("WETH", SPECS["WETH"].price)
 
