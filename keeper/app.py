@@ -35,7 +35,7 @@ from keeper.execution.track import Tracker
 from keeper.journal.journal import Journal, journal_path
 from keeper.journal.queries import AttemptRow, Reader, Since, Summary, attempts, summary
 from keeper.kinds import check_words
-from keeper.model import Address, FeeQuote, Head, Skip, SkipReason, checksum
+from keeper.model import Address, FeeQuote, Handle, Head, Skip, SkipReason, checksum, handle, label, market_of
 from keeper.observer import Several, Telemetry
 from keeper.ops.control import Control, socket_path
 from keeper.ops.doctor import Report, Result
@@ -208,7 +208,10 @@ async def scan(config: Config, redactor: Redactor) -> ScanView:
         unknown: dict[str, str] = {}
         for book in parts.books:
             if book.status.trusted or book.read_only:
-                rows += [ScanRow(book.name, account, book.base_unit) for account in book.accounts(head.timestamp)]
+                rows += [
+                    ScanRow(label(book.name, account.place), account, book.base_unit)
+                    for account in book.accounts(head.timestamp)
+                ]
             if not book.status.trusted:
                 unknown[book.name] = book.status.reason
         await parts.follower.save()
@@ -218,29 +221,35 @@ async def scan(config: Config, redactor: Redactor) -> ScanView:
 
 async def explain(config: Config, redactor: Redactor, borrower: Address, market: str | None) -> list[ExplainView]:
     """One borrower in every market that knows it, as the loop would see it now, with every candidate worked out."""
-    if market is not None and market not in config.markets:
+    if market is not None and market_of(market) not in config.markets:
         known = ", ".join(config.markets)
         raise ConfigError(f"no market is called {market!r}: the configuration has {known}")
     async with assemble(config, live=False) as parts:
         head = await parts.start()
         fees = await parts.fees.quote(head)
-        wanted = [book for book in parts.books if market in (None, book.name)]
+        books = [book for book in parts.books if market is None or market_of(market) == book.name]
         stopped = await asyncio.to_thread(recall, config, parts.appraiser.cooldowns)
-        found = [await _explain(parts, book, borrower, head, fees, stopped) for book in wanted]
+        found = [
+            await _explain(parts, book, position, head, fees, stopped)
+            for book in books
+            for position in book.handles(borrower)
+            if market in (None, book.name) or position == handle(borrower, str(market).partition("/")[2])
+        ]
         await parts.follower.save()
     return [view for view in found if view is not None]
 
 
 async def _explain(
-    parts: Assembly, book: Book, borrower: Address, head: Head, fees: FeeQuote, stopped: tuple[bool, str | None]
+    parts: Assembly, book: Book, one: Handle, head: Head, fees: FeeQuote, stopped: tuple[bool, str | None]
 ) -> ExplainView | None:
     """`stopped`: whether the keeper is paused, and why its breakers are open."""
     timestamp = head.timestamp + parts.block_time
-    account = book.account(borrower, timestamp)
+    account = book.account(one, timestamp)
     if account is None:
         return None
-    view = ExplainView(parts.config.chain.id, book.name, head, account, book.base_unit, "ETH")
-    position = book.position(borrower, timestamp)
+    market = label(book.name, account.place)
+    view = ExplainView(parts.config.chain.id, market, head, account, book.base_unit, "ETH")
+    position = book.position(one, timestamp)
     if position is None:
         if not book.status.trusted:
             return replace(view, skip=Skip(SkipReason.MARKET_UNKNOWN, book.status.reason))

@@ -177,9 +177,9 @@ class _Scout(Engine):
         timestamp = synced.head.timestamp + block_time
         found: list[Opportunity] = []
         for book, view in self._pairs:
-            for borrower in view.screen(timestamp):
-                position = view.position(borrower, timestamp)
-                if position is not None and book.position(borrower, timestamp) is None:
+            for handle in view.screen(timestamp):
+                position = view.position(handle, timestamp)
+                if position is not None and book.position(handle, timestamp) is None:
                     found.append(self._consider(view, position, quoter, fees))
                     await asyncio.sleep(0)
         proved = await self._prove(found, synced.head, fees)

@@ -12,7 +12,7 @@ from keeper.assembly import Assembly
 from keeper.config import Alerts
 from keeper.engine import Observer
 from keeper.errors import KeeperError
-from keeper.model import Address, AttemptState, Decision, Head, Skip, Verdict, checksum
+from keeper.model import Address, AttemptState, Decision, Handle, Head, Skip, Verdict, checksum
 from keeper.ops.channels import Channels
 from keeper.ops.numbers import ether, health, units
 from keeper.ops.redact import Redactor
@@ -86,7 +86,7 @@ class Bulletin(Observer):
         self._trusted: dict[str, bool] = {}
         self._lost: dict[str, int] = {}  # endpoint -> looks in a row at which it was not usable
         self._books: dict[str, Book] = {}
-        self._near: set[tuple[str, Address]] = set()
+        self._near: set[tuple[str, Handle]] = set()
         self._looked = float("-inf")
 
     def synced(self, step: Synced) -> None:
@@ -147,8 +147,8 @@ class Bulletin(Observer):
         """Tell those that have come near since the last look, in one alert."""
         below, size = self._table.near_health_factor, self._table.near_liquidation_size
         accounts = book.near(head.timestamp, below, size * book.base_unit, NEAR_MOST)
-        keys = {(book.name, account.borrower) for account in accounts}
-        fresh = [account for account in accounts if (book.name, account.borrower) not in self._near]
+        keys = {(book.name, account.handle) for account in accounts}
+        fresh = [account for account in accounts if (book.name, account.handle) not in self._near]
         self._near = {key for key in self._near if key[0] != book.name} | keys
         if fresh:
             listed = "; ".join(

@@ -123,8 +123,8 @@ class Engine:
             usable = book.name not in synced.behind and (book.status.trusted or book.read_only)
             found: list[Opportunity] = []
             try:
-                for borrower in book.screen(timestamp) if usable else ():
-                    if (position := book.position(borrower, timestamp)) is not None:
+                for handle in book.screen(timestamp) if usable else ():
+                    if (position := book.position(handle, timestamp)) is not None:
                         found.append(self._consider(book, position, quoter, fees))
                         await asyncio.sleep(0)  # probes and heads are served between two plans
             except BadData as error:  # this market is unknown; the others are not
@@ -136,7 +136,7 @@ class Engine:
 
     def _consider(self, book: Book, position: Position, quoter: Quoter, fees: FeeQuote) -> Opportunity:
         parts, borrower = self.parts, position.account.borrower
-        in_flight = parts.submitter.in_flight(book.name, borrower, position.head) is not None
+        in_flight = parts.submitter.in_flight(position.market, borrower, position.head) is not None
         paused, breaker = parts.safeguards.paused, parts.safeguards.breaker
         return parts.appraiser.consider(
             book, position, quoter, fees, now=parts.clock(), in_flight=in_flight, paused=paused, breaker=breaker

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType
+from typing import NewType, TypeAlias
 
 from eth_utils.address import is_hex_address, to_checksum_address
 
 Address = NewType("Address", str)
 Hash = NewType("Hash", str)
+Handle: TypeAlias = str
+"""What a book knows one position by: the borrower's address, and where one may have several "borrower/place"."""
 
 ZERO_ADDRESS = Address("0x" + "00" * 20)
 MAX_UINT256 = 2**256 - 1
@@ -123,6 +125,21 @@ class Seizure:
     protocol_fee: int  # collateral asset that goes to the protocol
 
 
+def handle(borrower: Address, place: str = "") -> Handle:
+    """The handle of a borrower's position; `place` where one may have several."""
+    return f"{borrower}/{place}" if place else borrower
+
+
+def label(market: str, place: str = "") -> str:
+    """What journal, reports and cooldowns know a market by: its name, and the place where there are several."""
+    return f"{market}/{place}" if place else market
+
+
+def market_of(name: str) -> str:
+    """The configured name of the market in a `label`."""
+    return name.partition("/")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """A borrower's health at one moment, exactly as the protocol's own view states it."""
@@ -131,6 +148,12 @@ class Account:
     health_factor: int  # wad; MAX_UINT256 without debt
     collateral_value: int  # base currency
     debt_value: int  # base currency
+    place: str = ""  # which of the borrower's positions in the market, where one may have several
+
+    @property
+    def handle(self) -> Handle:
+        """What the book knows the position by."""
+        return handle(self.borrower, self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +301,10 @@ class Route:
         return frozenset(hop.pool for path in self.paths for hop in path.hops)
 
 
+OWN_CALLBACK = "own callback"
+"""The flash source of a protocol that hands the collateral over first and is paid when its own callback returns."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlashOffer:
     """A loan of `amount` of `token` for the length of a callback."""
@@ -330,8 +357,9 @@ class Plan:
        rest = seized − repaid − premium (the unspent part included, being the same token); gain = rest, or
        sell.amount_out with `sell` exact-in of rest.
 
-    In every loan `loan.amount` is `budget`. `buy`, and the `sell` of 3, run while the loan is open and trade in no pool
-    of `loan.locks`; any other `sell` runs when the loan is closed.
+    In every loan `loan.amount` is `budget`; one from `OWN_CALLBACK` is the liquidation call itself. `buy`, and the
+    `sell` of 3, run while the loan is open and trade in no pool of `loan.locks`; any other `sell` runs when the loan is
+    closed.
     """
 
     market: str
@@ -352,6 +380,7 @@ class Plan:
     fees: FeeQuote
     sanity_bound: int  # wei: bonus × repaid value, the most a true liquidation can earn
     health_factor: int  # wad, at `timestamp`
+    others: tuple[Address, ...] = ()  # further borrowers of the market that the same liquidation takes
 
     @property
     def cost(self) -> int:

@@ -11,7 +11,7 @@ import structlog
 
 from keeper.engine import Observer
 from keeper.errors import KeeperError
-from keeper.model import Address, AttemptState, Decision, Hash, Head, Skip, SkipReason, Verdict, checksum
+from keeper.model import Address, AttemptState, Decision, Hash, Head, Skip, SkipReason, Verdict, checksum, market_of
 from keeper.ops.metrics import Metrics
 from keeper.ops.numbers import ether, health
 from keeper.ops.vitals import MarketVitals, Vitals
@@ -157,7 +157,7 @@ class Telemetry:
 
     def decided(self, found: Opportunity, proof: Proof | None, decision: Decision, detail: str) -> None:
         """The one line of a decision."""
-        protocol = self._protocols[decision.market]
+        protocol = self._protocols[market_of(decision.market)]
         if found.choice.plan is not None:
             self._metrics.opportunities.labels(protocol).inc()
             self._metrics.gates({gate.name: gate.open for gate in found.gates})

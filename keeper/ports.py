@@ -15,6 +15,7 @@ from keeper.model import (
     Decision,
     FeeQuote,
     FlashOffer,
+    Handle,
     Head,
     Hop,
     LiquidationSeen,
@@ -135,12 +136,22 @@ class Pair(Protocol):
     def budget(self, repay: int) -> int:
         """Debt asset to have at hand for `repay` if inclusion is a few blocks late."""
 
+    def advance(self, repay: int) -> FlashOffer | None:
+        """The budget as the protocol's own callback lends it: collateral first, `amount + premium` when it returns.
+
+        Its source is `OWN_CALLBACK`. None where the debt asset is due at once.
+        """
+
+    @property
+    def others(self) -> tuple[Address, ...]:
+        """Further borrowers whom the same call liquidates."""
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """A borrower as exact integers at one moment, ready to be planned for."""
 
-    market: str
+    market: str  # the `label`: the book's name and the account's place
     account: Account
     head: Head
     timestamp: int
@@ -152,11 +163,16 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Liquidation:
-    """How a protocol wants to be called: cheap guards, the steps, and the gas they are expected to take."""
+    """How a protocol wants to be called: cheap guards, the steps, and the gas they are expected to take.
+
+    `steps` pay with debt asset that the executor holds. `around(inner)` are the steps that run `inner` inside the
+    protocol's own callback and pay then; None where `Pair.advance` is.
+    """
 
     guards: tuple[Guard, ...]
     steps: tuple[Step, ...]
     gas: int
+    around: Callable[[tuple[Step, ...]], tuple[Step, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +205,23 @@ class Book(Mirror, Protocol):
     def tokens(self) -> tuple[Token, ...]:
         """Every asset of the market."""
 
-    def screen(self, timestamp: int) -> list[Address]:
-        """Borrowers that may be liquidatable at `timestamp`: possibly too many, never too few."""
+    def screen(self, timestamp: int) -> Sequence[Handle]:
+        """Positions that may be liquidatable at `timestamp`: possibly too many, never too few."""
 
-    def account(self, borrower: Address, timestamp: int) -> Account | None:
-        """Exact health, or None for somebody the market does not know."""
+    def handles(self, borrower: Address) -> tuple[Handle, ...]:
+        """The borrower's positions; one, where a borrower can have no second, whether it is known or not."""
+
+    def account(self, handle: Handle, timestamp: int) -> Account | None:
+        """Exact health, or None for a position the market does not know."""
 
     def accounts(self, timestamp: int) -> Iterable[Account]:
-        """Every borrower with debt."""
+        """Every position with debt."""
 
-    def position(self, borrower: Address, timestamp: int) -> Position | None:
-        """The exact position at `timestamp`; None when it is not liquidatable."""
+    def position(self, handle: Handle, timestamp: int, behind: Sequence[Plan] = ()) -> Position | None:
+        """The exact position at `timestamp`; None when it is not liquidatable.
+
+        With `behind`, other plans for this book, it is the position as they leave it when they run first in the block.
+        """
 
     def liquidation(self, pair: Pair, borrower: Address, repay: int) -> Liquidation:
         """The executor steps for one pair and amount."""

@@ -11,7 +11,7 @@ from keeper.errors import BadData
 from keeper.execution.lane import Lane
 from keeper.execution.lanes import Lanes
 from keeper.execution.verdicts import OPEN
-from keeper.model import Address, Attempt, FeeQuote, Head
+from keeper.model import Attempt, FeeQuote, Handle, Head, handle, market_of
 from keeper.ports import Book, Ledger, Renewal, Renewer, Safeguards, Synced
 from keeper.strategy.opportunity import Opportunity
 
@@ -79,8 +79,9 @@ class Replacing:
             if lane is None or not lane.replaceable(attempt):
                 continue
             opportunity = seen.get((attempt.market, attempt.borrower))
-            book = usable.get(attempt.market)
-            why = _gone(book, opportunity, attempt.borrower, head.timestamp + self._block_time)
+            book = usable.get(market_of(attempt.market))
+            position = handle(attempt.borrower, attempt.market.partition("/")[2])
+            why = _gone(book, opportunity, position, head.timestamp + self._block_time)
             if why is not None:
                 await self._cancel(lane, attempt, head, why)
             elif book is None or opportunity is None or _unsure(opportunity):
@@ -122,14 +123,14 @@ class Replacing:
         log.info("attempt_taken_back", attempt=attempt.id, block=head.number, reason=why, answer=done)
 
 
-def _gone(book: Book | None, opportunity: Opportunity | None, borrower: Address, timestamp: int) -> str | None:
+def _gone(book: Book | None, opportunity: Opportunity | None, position: Handle, timestamp: int) -> str | None:
     """Why the attempt is not wanted any more; None when it is, or when that cannot be said."""
     if book is None:
         return None
     if opportunity is None:
         # Not liquidatable, or a market whose survey failed after the screen: the book itself is asked.
         try:
-            return "the position has recovered" if book.position(borrower, timestamp) is None else None
+            return "the position has recovered" if book.position(position, timestamp) is None else None
         except BadData:
             return None
     if opportunity.choice.plan is None:

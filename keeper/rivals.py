@@ -35,6 +35,7 @@ from keeper.model import (
     Verdict,
     Watch,
     checksum,
+    market_of,
 )
 from keeper.ports import Book, Client, Proof, Synced
 from keeper.strategy.opportunity import Opportunity
@@ -305,8 +306,8 @@ class Rivals(Observer):
             )
         if self._passed is None:
             return _Found(seen, MissReason.NOT_WATCHING, "no pass had been made yet", None)
-        if seen.market in self._unknown:
-            return _Found(seen, SkipReason.MARKET_UNKNOWN, self._unknown[seen.market], None)
+        if (unknown := self._unknown.get(market_of(seen.market))) is not None:
+            return _Found(seen, SkipReason.MARKET_UNKNOWN, unknown, None)
         blocks = seen.block_number - self._passed
         why = f"not liquidatable at block {self._passed}, the last one looked at; taken {blocks} block(s) later"
         return _Found(seen, MissReason.NOT_SEEN, why, None)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from keeper.model import Address, Path, Plan, Route
+from keeper.model import OWN_CALLBACK, Address, FlashOffer, Path, Plan, Route
 from keeper.ports import FlashSource, Liquidation, Venue
 from keeper.program import Amount, Program, Step, Transfer, balance, literal
 
@@ -34,15 +34,24 @@ def compose(
             raise ValueError(f"the plan for {plan.borrower} in {plan.market} neither borrows nor buys the debt asset")
         steps = (*trade.flash_swap(plan.buy, liquidate), *trade.sell(plan.sell))
     else:
-        source = sources[plan.loan.source]
+        borrow = _borrower(plan.loan, liquidation, sources)
         # A sale that brings the debt token pays the loan back, so it must come before; any other waits until the
         # lender's own pool is open again.
         repays = plan.buy is None and plan.sell is not None and plan.sell.token_out == plan.loan.token
-        if repays:
-            steps = source.borrow(plan.loan, (*liquidate, *trade.sell(plan.sell)))
-        else:
-            steps = (*source.borrow(plan.loan, (*liquidate, *trade.buy(plan.buy))), *trade.sell(plan.sell))
+        steps = borrow(trade.sell(plan.sell)) if repays else (*borrow(trade.buy(plan.buy)), *trade.sell(plan.sell))
     return Program(liquidation.guards, steps, plan.profit_token, _leftovers(plan))
+
+
+def _borrower(
+    loan: FlashOffer, liquidation: Liquidation, sources: Mapping[str, FlashSource]
+) -> Callable[[tuple[Step, ...]], tuple[Step, ...]]:
+    """From the trades that pay a loan back to the steps that take it and liquidate: the call itself may be the loan."""
+    if loan.source == OWN_CALLBACK:
+        if liquidation.around is None:
+            raise ValueError("the plan is paid inside the protocol's own callback, and the protocol has none")
+        return liquidation.around
+    source = sources[loan.source]
+    return lambda trades: source.borrow(loan, (*liquidation.steps, *trades))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from keeper.model import FlashOffer, SkipReason
+from keeper.model import OWN_CALLBACK, FlashOffer, SkipReason
 from keeper.ports import Pair
 from keeper.strategy.funding import Lender, Market
 from keeper.strategy.shapes import Recipe, Terms, Trial, flash_swap, loan_one_leg, loan_same_asset, loan_two_legs
@@ -57,16 +57,21 @@ class Options:
         """The shapes that can liquidate `pair`, one option per lender; empty when nobody lends and none is needed not.
 
         A loan with two legs trades as a flash swap does, for more (the premium), in fewer pools (the locks) and for
-        more gas, so it is an option only where flash swaps are not.
+        more gas, so it is an option only where flash swaps are not. The protocol's own callback asks for no premium,
+        locks no pool and saves the lender's gas, so where there is one nothing else is.
         """
         debt, collateral = pair.debt.address, pair.collateral.address
+        end = pair.feasible[-1][1]
         swappable = self.flash_swaps and debt != collateral
         options = []
+        if pair.advance(end) is not None:
+            options.append(self._own_callback(pair))
+            if not self.every:
+                return options
         if swappable:
             options.append(self._option(pair, FLASH_SWAP, self._swap(pair), self._two_legs(pair)))
         if swappable and debt != self.terms.profit and not self.every:
             return options
-        end = pair.feasible[-1][1]
         for lender in self.market.lenders(debt, [pair.budget(end >> part) for part in PROBES if end >> part]):
             name = f"loan from {lender[0]} {lender[1][:10]}"
             if debt == collateral:
@@ -100,6 +105,20 @@ class Options:
         other = self._option(option.pair, option.funding, option.shape, gain, found)
         other.curve.start(seeds[0].repay)
         return other
+
+    def _own_callback(self, pair: Pair) -> Option:
+        debt, collateral = pair.debt.address, pair.collateral.address
+        shape, gain = loan_two_legs, self._two_legs(pair)
+        if debt == collateral:
+            shape, gain = loan_same_asset, self._same_asset(pair)
+        elif debt == self.terms.profit:
+            shape, gain = loan_one_leg, self._one_leg(pair)
+
+        def score(terms: Terms, repay: int) -> Trial | SkipReason:
+            offer = pair.advance(repay)
+            return SkipReason.NO_FLASH_SOURCE if offer is None else shape(terms, pair, repay, offer)
+
+        return self._option(pair, OWN_CALLBACK, score, gain)
 
     def _swap(self, pair: Pair) -> Shape:
         return lambda terms, repay: flash_swap(terms, pair, repay)

@@ -160,6 +160,7 @@ def _plan(position: Position, terms: Terms, pair: Pair, trial: Trial, fees: FeeQ
         fees=fees,
         sanity_bound=verdict.bonus_value_up(position, terms, pair, trial.seizure) or 0,
         health_factor=position.account.health_factor,
+        others=pair.others,
     )
 
 

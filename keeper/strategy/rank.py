@@ -43,7 +43,7 @@ def rank(plans: Sequence[Plan]) -> tuple[Ranked, ...]:
 
 def _needs(plan: Plan) -> frozenset[tuple[str, Address]]:
     """What the plan changes: the pools it trades in, and the position."""
-    needs = {(plan.market, plan.borrower)}
+    needs = {(plan.market, borrower) for borrower in (plan.borrower, *plan.others)}
     for route in (plan.buy, plan.sell):
         needs |= {("pool", pool) for pool in route.pools} if route else set()
     return frozenset(needs)

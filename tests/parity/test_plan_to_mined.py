@@ -120,8 +120,8 @@ async def _take_everybody(
         assert not synced.behind
         timestamp = head.timestamp + 12
         quoter = parts.quoter(FeeQuote(head.next_base_fee(), 10**8), frozenset())
-        for borrower in book.screen(timestamp):
-            position = book.position(borrower, timestamp)
+        for handle in book.screen(timestamp):
+            position = book.position(handle, timestamp)
             if position is None:
                 continue
             sources = tuple(parts.sources.values())
@@ -130,7 +130,7 @@ async def _take_everybody(
                 break
         else:
             return taken
-        liquidation = book.liquidation(choice.pair, borrower, choice.plan.repay)
+        liquidation = book.liquidation(choice.pair, choice.plan.borrower, choice.plan.repay)
         venues = {venue.name: venue for venue in parts.venues}
         program = compose(choice.plan, liquidation, venues, parts.sources, executor)
         native = parts.config.tokens.wrapped_native

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isqrt, sqrt
 
-from keeper.model import Account, Address, FlashOffer, Hash, Head, Hop, Path, Route, Seizure, Token
+from keeper.model import OWN_CALLBACK, Account, Address, FlashOffer, Hash, Head, Hop, Path, Route, Seizure, Token
 from keeper.ports import Position
 from keeper.program import Step
 
@@ -29,6 +29,7 @@ BTC = token(3, "BTC", 8)
 GOV = token(4, "GOV", 18)
 CENT = token(5, "CENT", 2)
 PRICES = {NATIVE: 2_000 * 10**8, USD: 10**8, BTC: 60_000 * 10**8, GOV: 7 * 10**8, CENT: 10**8}
+MARKET = Address("0x" + "ca" * 20)
 HEAD = Head(100, Hash("0x" + "11" * 32), Hash("0x" + "10" * 32), 1_700_000_000, 10**9)
 
 
@@ -259,6 +260,8 @@ class FakePair:
     fee_bps: int = 1_000
     accrual_ppm: int = 0
     call_gas: int = 400_000
+    pays_last: bool = False  # the protocol hands the collateral over first
+    others: tuple[Address, ...] = ()
 
     def seize(self, repay: int) -> Seizure:
         base = (
@@ -273,6 +276,11 @@ class FakePair:
 
     def budget(self, repay: int) -> int:
         return repay + repay * self.accrual_ppm // 10**6
+
+    def advance(self, repay: int) -> FlashOffer | None:
+        if not self.pays_last:
+            return None
+        return FlashOffer(OWN_CALLBACK, MARKET, self.debt.address, self.budget(repay), 0, 0)
 
     def accepts(self, repay: int) -> bool:
         return any(low <= repay <= high for low, high in self.feasible)

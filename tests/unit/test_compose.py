@@ -9,6 +9,7 @@ import pytest
 
 from keeper.execution.compose import compose
 from keeper.model import (
+    OWN_CALLBACK,
     Address,
     FeeQuote,
     FlashOffer,
@@ -214,6 +215,26 @@ def test_collateral_that_is_the_profit_token_is_kept() -> None:
         closed(pool(1)),
     )
     assert program.sweep == (DEBT,)
+
+
+def test_own_callback_pays_inside_the_call_and_sells_the_rest_after_it() -> None:
+    """The trades that pay go into the protocol's callback; a sale that pays nothing back waits until it is over."""
+    around = Liquidation((GUARD,), (), 0, lambda inner: (opened(MARKET), *inner, closed(MARKET)))
+    offer = FlashOffer(OWN_CALLBACK, MARKET, DEBT, 100, 0, 0)
+    book = cast(Venue, Notebook())
+    bought = compose(plan(loan=offer, buy=BUY, sell=SELL), around, {"book": book}, {}, EXECUTOR).steps
+    assert bought[0] == opened(MARKET)
+    assert bought[bought.index(closed(MARKET)) + 1 :] == SOLD
+    assert Transfer(DEBT, EXECUTOR, literal(60)) in bought[: bought.index(closed(MARKET))]
+    sale = route((hop(4, COLLATERAL, DEBT, 60, 110),))
+    repaid = compose(plan(loan=offer, sell=sale, profit_token=DEBT), around, {"book": book}, {}, EXECUTOR).steps
+    assert repaid == (
+        opened(MARKET),
+        *cast(Notebook, book).exact_in(sale.paths[0].hops[0], balance(COLLATERAL), EXECUTOR),
+        closed(MARKET),
+    )
+    with pytest.raises(ValueError, match="none"):
+        compose(plan(loan=offer, buy=BUY), LIQUIDATION, {"book": book}, {}, EXECUTOR)
 
 
 def test_unspent_budget_is_not_sold_on_the_way() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from keeper.model import Address, FeeQuote, Skip, SkipReason, Token
+from keeper.model import OWN_CALLBACK, Address, FeeQuote, Skip, SkipReason, Token
 from keeper.ports import FlashSource, Position
 from keeper.strategy.planner import Decision, Planner, PlannerSettings
 from tests.support.strategy_fakes import (
@@ -285,6 +285,32 @@ def test_a_thorough_look_shows_every_funding_of_every_pair() -> None:
         ("WNAT", "WNAT", f"{loan}, same asset"),
     ]
     assert [c.net for c in slow.candidates] == sorted((c.net for c in slow.candidates), reverse=True)
+
+
+def test_the_protocols_own_callback_is_the_loan() -> None:
+    """Where the collateral comes first nobody is asked for a loan; each of the three shapes is paid inside the call."""
+    two_legs = replace(pair(USD, BTC, 50_000), pays_last=True)
+    one_leg = replace(pair(NATIVE, USD, 50_000), pays_last=True)
+    same = replace(pair(USD, USD, 50_000), pays_last=True)
+    for one in (two_legs, one_leg, same):
+        found = decide(position([one]), sources=(LENDER,))
+        assert found.plan is not None
+        assert found.plan.loan is not None
+        assert (found.plan.loan.source, found.plan.loan.premium) == (OWN_CALLBACK, 0)
+        assert (found.plan.buy is None) == (one is not two_legs)
+        other = decide(position([replace(one, pays_last=False)]), sources=(LENDER,))
+        assert other.plan is not None
+        assert found.plan.net >= other.plan.net
+        thorough = decide(position([one]), sources=(LENDER,), thorough=True)
+        assert {c.funding for c in thorough.candidates} > {OWN_CALLBACK}
+
+
+def test_a_plan_names_everybody_it_liquidates() -> None:
+    """Further borrowers of a pair are the plan's too."""
+    friend = Address("0x" + "fe" * 20)
+    found = decide(position([replace(pair(USD, BTC, 50_000), others=(friend,))]), sources=(LENDER,))
+    assert found.plan is not None
+    assert found.plan.others == (friend,)
 
 
 def test_planning_is_pure() -> None:

@@ -14,9 +14,11 @@ from keeper.model import (
     ZERO_ADDRESS,
     Account,
     Address,
+    Handle,
     Head,
     LiquidationSeen,
     Log,
+    Plan,
     Read,
     Skip,
     SkipReason,
@@ -113,7 +115,11 @@ class AaveV3Book(AaveV3Mirror):
         owing = self._ledger.debts.live(users) > 0
         return [self._ledger.names[i] for i in np.flatnonzero(owing & (sums < valuation.screen_slack))]
 
-    def account(self, borrower: Address, timestamp: int) -> Account | None:
+    def handles(self, borrower: Address) -> tuple[Handle, ...]:
+        return (borrower,)
+
+    def account(self, handle: Handle, timestamp: int) -> Account | None:
+        borrower = Address(handle)
         user = self._ledger.users.get(borrower)
         if user is None or self._market is None:
             return None
@@ -129,7 +135,8 @@ class AaveV3Book(AaveV3Mirror):
             if health is not None:
                 yield Account(self._ledger.names[user], health.factor, health.collateral, health.debt)
 
-    def position(self, borrower: Address, timestamp: int) -> Position | None:
+    def position(self, handle: Handle, timestamp: int, behind: Sequence[Plan] = ()) -> Position | None:
+        borrower = Address(handle)
         user = self._ledger.users.get(borrower)
         if user is None or self._head is None or self._market is None or user in self._follower.stable_users:
             return None
@@ -139,7 +146,7 @@ class AaveV3Book(AaveV3Mirror):
             now=self._valuation(timestamp),
             at_head=self._valuation(min(self._head.timestamp, timestamp)),
             late=self._valuation(timestamp + self._slack),
-            available=self._available,
+            available=self._available_behind(behind),
             liquidations_allowed=self._prices.liquidations_allowed,
             native=self._native,
         )
@@ -151,6 +158,17 @@ class AaveV3Book(AaveV3Mirror):
         if not isinstance(pair, AavePair):
             raise TypeError(f"{type(pair).__name__} is no pair of an Aave market")
         return liquidation_steps(self.market, pair, borrower, repay, receive_a_token=receive_a_token)
+
+    def _available_behind(self, plans: Sequence[Plan]) -> Mapping[int, int]:
+        """Underlying per reserve once `plans` have run: what they repaid is there, what they seized is not."""
+        if not plans:
+            return self._available
+        left = dict(self._available)
+        for plan in plans:
+            owed, held = self.market.by_asset[plan.debt.address], self.market.by_asset[plan.collateral.address]
+            left[owed] = left.get(owed, 0) + plan.seizure.repaid
+            left[held] = left.get(held, 0) - plan.seizure.seized
+        return left
 
     def available(self, asset: Address) -> int:
         """Underlying that can leave a reserve at this head, base units; zero for an asset that is not listed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from keeper.maths.percentage import BPS, percent_mul_half_up
-from keeper.model import MAX_UINT256, Seizure, Token
+from keeper.model import MAX_UINT256, Address, FlashOffer, Seizure, Token
 from keeper.protocols.aave_v3.rules import (
     CLOSE_FACTOR_BPS,
     CLOSE_FACTOR_THRESHOLD,
@@ -280,6 +280,13 @@ class AavePair:
 
     def gas(self, repay: int) -> int:
         return self._gas.liquidation(self._whole if repay == self.full else None)
+
+    @property
+    def others(self) -> tuple[Address, ...]:
+        return ()
+
+    def advance(self, repay: int) -> FlashOffer | None:
+        return None
 
     def budget(self, repay: int) -> int:
         return self._whole_budget if repay == self.full else repay
