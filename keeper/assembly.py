@@ -359,7 +359,7 @@ def _wire(
         appraiser=Appraiser(
             Planner(PlannerSettings(native)),
             Gates(gates),
-            Cooldowns(round(table.cooldown), classifier(CLASSES)),
+            Cooldowns(round(table.cooldown), classifier(CLASSES), block_time=block_time),
             tuple(sources),
         ),
     )

@@ -193,7 +193,7 @@ class Engine:
                 if skip is None:
                     sent = await self.parts.submitter.submit(proof.order)
                     attempt_id, detail = sent.attempt_id, sent.detail
-                    self.parts.appraiser.cooldowns.sent(attempt_id, market, account.borrower, account.health_factor)
+        self.parts.appraiser.learn(found.position, proof, attempt_id, self.parts.clock())
         decision = Decision(market, account.borrower, skip, attempt_id)
         self.parts.observer.decided(found, proof, decision, detail)
         return decision

@@ -13,6 +13,8 @@ _Key = tuple[str, Address]  # market, borrower
 # Interest alone moves a health factor by far less than this in the hours a position may wait; a price moves it by more.
 WORSE_BPS = 1
 BPS = 10_000
+FREE = 2  # simulations of a position that may fail in a row before it waits
+REMEMBERED = 10_000  # positions whose simulations failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class _Pause:
     until: int | None
     why: str
     health_factor: int  # wad, when the failed attempt was planned
+    failures: int = 1  # simulations that failed in a row
 
 
 class Cooldowns:
@@ -36,22 +39,36 @@ class Cooldowns:
     - lost race: none;
     - not liquidatable yet: until its health worsens;
     - no liquidity, dropped, cancelled: `seconds`, or until its health worsens;
-    - bug: quarantine until `release`, whatever its health does.
+    - bug: quarantine until `release`, whatever its health does;
+    - simulations that fail one after the other: a block, then twice as long each time, up to `seconds`.
 
     Only quarantines are given back after a restart (by the journal): the journal's open attempts bar their positions.
     """
 
-    def __init__(self, seconds: int, classify: Classify | None = None) -> None:
-        """Without `classify` only the executor's own errors are told apart."""
+    def __init__(self, seconds: int, classify: Classify | None = None, *, block_time: int = 12) -> None:
+        """Without `classify` only the executor's own errors are told apart; `block_time` in seconds."""
         self._seconds = seconds
+        self._block_time = block_time
         self._classify = classify or classifier({})
         self._sent: dict[str, tuple[_Key, int]] = {}
         self._pauses: dict[_Key, _Pause] = {}
+        self._doubts: dict[_Key, _Pause] = {}  # by failed simulations
         self._quarantined: dict[_Key, str] = {}
 
     def sent(self, attempt_id: str, market: str, borrower: Address, health_factor: int) -> None:
         """An attempt has gone out for a position of this health."""
         self._sent[attempt_id] = ((market, borrower), health_factor)
+        self._doubts.pop((market, borrower), None)
+
+    def unproved(self, market: str, borrower: Address, health_factor: int, why: str, now: int) -> None:
+        """The node would not run the plan for a position of this health, for the reason `why`."""
+        before = self._doubts.pop((market, borrower), None)
+        failures = 1 if before is None or _worse(before, health_factor) else before.failures + 1
+        wait = min(self._block_time << min(failures - FREE, 32), self._seconds) if failures >= FREE else 0
+        text = f"{failures} simulation(s) failed in a row: {why}"
+        self._doubts[market, borrower] = _Pause(now + wait, text, health_factor, failures)
+        while len(self._doubts) > REMEMBERED:
+            del self._doubts[next(iter(self._doubts))]
 
     def ended(self, verdict: Verdict, now: int) -> None:
         """An attempt has ended, or is undecided again after a reorganisation."""
@@ -85,6 +102,7 @@ class Cooldowns:
         for key in lifted:
             del self._quarantined[key]
             self._pauses.pop(key, None)
+            self._doubts.pop(key, None)
         return lifted
 
     def hold(self, market: str, borrower: Address, health_factor: int) -> Hold | None:
@@ -92,10 +110,11 @@ class Cooldowns:
         key = (market, borrower)
         if (why := self._quarantined.get(key)) is not None:
             return Hold(None, f"quarantined until `keeper resume`: {why}")
-        pause = self._pauses.get(key)
-        if pause is None or health_factor * BPS < pause.health_factor * (BPS - WORSE_BPS):
-            return None
-        return Hold(pause.until, pause.why)
+        for pauses in (self._pauses, self._doubts):
+            pause = pauses.get(key)
+            if pause is not None and not _worse(pause, health_factor):
+                return Hold(pause.until, pause.why)
+        return None
 
     def _after(self, verdict: Verdict, now: int, health_factor: int) -> _Pause | None:
         until = now + self._seconds
@@ -110,3 +129,7 @@ class Cooldowns:
             )
         # A bug is a cooldown too, should nobody write down the quarantine.
         return _Pause(until, f"the last attempt reverted ({failure})", health_factor)
+
+
+def _worse(pause: _Pause, health_factor: int) -> bool:
+    return health_factor * BPS < pause.health_factor * (BPS - WORSE_BPS)

@@ -36,8 +36,8 @@ class GateContext:
     read_only: bool = False  # the market is watched but not acted on, e.g. rules of an unknown version
     paused: bool = False  # by the operator
     in_flight: bool = False  # an attempt on this borrower has not ended
-    cooldown_until: int | None = None  # Unix seconds; None: no cooldown
-    held: str = ""  # why the position is left alone without an end in time
+    cooldown_until: int | None = None  # Unix seconds; None: no cooldown, or one without an end in time
+    held: str = ""  # why the position is left alone
     breaker: str | None = None  # why the breaker is open; None: closed
 
 
@@ -173,8 +173,9 @@ def _prices(plan: Plan, position: Position) -> dict[Address, int]:
 def _cooldown(context: GateContext) -> GateResult:
     until = context.cooldown_until
     left = 0 if until is None else max(until - context.now, 0)
-    detail = f"{left} s of cooldown after a failed attempt are left" if left else context.held or "no cooldown"
-    return GateResult("cooldown", not left and not context.held, detail, {"seconds_left": left}, SkipReason.COOLDOWN)
+    endless = bool(context.held) and until is None
+    detail = f"{left} s of cooldown are left: {context.held}" if left else context.held if endless else "no cooldown"
+    return GateResult("cooldown", not left and not endless, detail, {"seconds_left": left}, SkipReason.COOLDOWN)
 
 
 def _flag(name: str, reason: SkipReason, closed: bool, why: str) -> GateResult:

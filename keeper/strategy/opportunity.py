@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keeper.model import FeeQuote, Skip
-from keeper.ports import Book, FlashSource, Liquidation, Position, Quoter
+from keeper.ports import Book, FlashSource, Liquidation, Position, Proof, Quoter
 from keeper.strategy.cooldown import Cooldowns
 from keeper.strategy.gates import GateContext, GateResult, Gates, first_closed
 from keeper.strategy.planner import Decision, Planner
@@ -42,6 +42,14 @@ class Appraiser:
     cooldowns: Cooldowns
     sources: Sequence[FlashSource]
 
+    def learn(self, position: Position, proof: Proof | None, attempt_id: str | None, now: int) -> None:
+        """What became of a position that was to be proved; `now` in Unix seconds."""
+        market, account = position.market, position.account
+        if attempt_id is not None:
+            self.cooldowns.sent(attempt_id, market, account.borrower, account.health_factor)
+        elif proof is not None and proof.skip is not None and proof.simulation is not None and not proof.simulation.ok:
+            self.cooldowns.unproved(market, account.borrower, account.health_factor, proof.skip.detail, now)
+
     def consider(
         self,
         book: Book,
@@ -72,7 +80,7 @@ class Appraiser:
             paused=paused,
             in_flight=in_flight,
             cooldown_until=hold.until if hold is not None else None,
-            held=hold.why if hold is not None and hold.until is None else "",
+            held=hold.why if hold is not None else "",
             breaker=breaker,
         )
         gates = self.gates.evaluate(choice.plan, position, quoter, context)

@@ -117,3 +117,43 @@ def test_a_quarantine_lasts_until_a_person_lifts_it() -> None:
     assert cooldowns.hold(MARKET, OTHER, WAD // 2) is not None
     assert cooldowns.release() == [(MARKET, OTHER)]
     assert cooldowns.release() == []
+
+
+def test_simulations_that_fail_in_a_row_are_tried_less_and_less_often() -> None:
+    """The first failure costs nothing, the second a block, each further one twice as much, up to the cooldown."""
+    cooldowns, health = Cooldowns(60, CLASSIFY, block_time=12), WAD * 95 // 100
+    waits = []
+    for turn in range(6):
+        cooldowns.unproved(MARKET, BORROWER, health, "GainTooLow(1, 2)", 1_000 * turn)
+        hold = cooldowns.hold(MARKET, BORROWER, health)
+        assert hold is not None
+        assert hold.until is not None
+        assert hold.why == f"{turn + 1} simulation(s) failed in a row: GainTooLow(1, 2)"
+        waits.append(hold.until - 1_000 * turn)
+    assert waits == [0, 12, 24, 48, 60, 60]
+    assert cooldowns.hold(MARKET, OTHER, health) is None
+
+
+def test_failed_simulations_are_forgotten_when_the_position_changes() -> None:
+    """A worse health, a transaction that went out, or a person's release begins anew."""
+    health = WAD * 95 // 100
+
+    def doubted() -> Cooldowns:
+        cooldowns = Cooldowns(60, CLASSIFY)
+        for now in (1_000, 1_012):
+            cooldowns.unproved(MARKET, BORROWER, health, "paused", now)
+        return cooldowns
+
+    worse = doubted()
+    assert worse.hold(MARKET, BORROWER, health * 9_998 // 10_000) is None
+    worse.unproved(MARKET, BORROWER, health * 9_998 // 10_000, "paused", 1_024)
+    assert worse.hold(MARKET, BORROWER, health * 9_998 // 10_000) == Hold(
+        1_024, "1 simulation(s) failed in a row: paused"
+    )
+    sent = doubted()
+    sent.sent("0x2", MARKET, BORROWER, health)
+    assert sent.hold(MARKET, BORROWER, health) is None
+    released = doubted()
+    released.quarantine(MARKET, BORROWER, "bug")
+    released.release([BORROWER])
+    assert released.hold(MARKET, BORROWER, health) is None
