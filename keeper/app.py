@@ -133,7 +133,11 @@ def _replacing(parts: Assembly, journal: Journal, submitter: LiveSubmitter, safe
     """The executor's deadline is `inclusion_slack` blocks after the one that was simulated for."""
     slack = parts.config.strategy.inclusion_slack
     patience = Patience(before=max(1, slack), until=slack)
-    return Replacing(journal, submitter.lanes, parts.prover, safety, parts.books, patience, parts.block_time)
+
+    def count(what: str) -> None:
+        parts.metrics.replacements.labels(what).inc()
+
+    return Replacing(journal, submitter.lanes, parts.prover, safety, parts.books, patience, parts.block_time, count)
 
 
 def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety, bulletin: Bulletin) -> Engine:
