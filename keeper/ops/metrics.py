@@ -77,7 +77,9 @@ class Metrics:
         self.simulations = counter("simulations_total", "Simulations by result.", ["result"])
         self.transactions = counter("transactions_total", "Attempts by what became of them.", ["result"])
         self.replacements = counter(
-            "replacements_total", "Attempts still out when looked at again, by what was done; left: per head.", ["result"]
+            "replacements_total",
+            "Attempts still out when looked at again, by what was done; left: per head.",
+            ["result"],
         )
         self.inclusion_blocks = Histogram(
             "keeper_inclusion_blocks", "Blocks from sending to inclusion.", registry=registry, buckets=_BLOCKS
