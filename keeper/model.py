@@ -468,7 +468,7 @@ class TxKind(StrEnum):
 
     EXECUTE = "execute"  # the liquidation, or the same one at a higher fee
     CANCEL = "cancel"  # a self-transfer that takes its nonce
-    DEPLOY = "deploy"  # the executor's creation; not an attempt, so never journaled
+    DEPLOY = "deploy"  # the executor's creation and who may use it; not an attempt, so never journaled
 
 
 @dataclass(frozen=True, slots=True)

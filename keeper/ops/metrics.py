@@ -78,7 +78,7 @@ class Metrics:
         self.transactions = counter("transactions_total", "Attempts by what became of them.", ["result"])
         self.replacements = counter(
             "replacements_total",
-            "Attempts still out when looked at again, by what was done; left: per head.",
+            "Attempts looked at again while out, by what was done (left: per head).",
             ["result"],
         )
         self.inclusion_blocks = Histogram(
