@@ -24,8 +24,9 @@ from keeper.demo import perform
 from keeper.devchain.serve import serve
 from keeper.early import engine_for, following
 from keeper.engine import Engine, Parts
-from keeper.errors import ConfigError
+from keeper.errors import CheckFailed, ConfigError, Transient
 from keeper.execution.bundles import PrivateLane, PrivateSubmitter
+from keeper.execution.deploy import authorise
 from keeper.execution.deploy import deploy as deploy_executor
 from keeper.execution.lane import Lane, LanePolicy
 from keeper.execution.lanes import Lanes
@@ -133,7 +134,11 @@ def _replacing(parts: Assembly, journal: Journal, submitter: LiveSubmitter, safe
     """The executor's deadline is `inclusion_slack` blocks after the one that was simulated for."""
     slack = parts.config.strategy.inclusion_slack
     patience = Patience(before=max(1, slack), until=slack)
-    return Replacing(journal, submitter.lanes, parts.prover, safety, parts.books, patience, parts.block_time)
+
+    def count(what: str) -> None:
+        parts.metrics.replacements.labels(what).inc()
+
+    return Replacing(journal, submitter.lanes, parts.prover, safety, parts.books, patience, parts.block_time, count)
 
 
 def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety, bulletin: Bulletin) -> Engine:
@@ -284,22 +289,33 @@ async def doctor(
 
 
 async def deploy(config: Config, redactor: Redactor, *, confirm: Callable[[str], bool]) -> str:
-    """Create the executor with the configured signer in every role; a sentence about it, for the configuration."""
+    """Create the executor with the first key in every role and every other key as operator; a sentence about it."""
     if not config.signer.present:
         raise ConfigError("no key is configured: set signer.keystore (or a private key) before deploying")
     client = NodeClient.connect([endpoint.reveal() for endpoint in config.chain.endpoints], chain_id=config.chain.id)
-    async with client, open_signers(config) as (signer, *_):
+    poll = min(1.0, config.chain.block_time / 2)
+
+    def announce(line: str) -> None:
+        click.echo(line, err=True)
+
+    async with client, open_signers(config) as (signer, *others):
         if not confirm(f"Deploy the executor to chain {config.chain.id} from {checksum(signer.address)}?"):
             raise ConfigError("nothing was deployed: answer yes, or pass --yes")
-        done = await deploy_executor(
-            client,
-            signer,
-            poll_seconds=min(1.0, config.chain.block_time / 2),
-            announce=lambda line: click.echo(line, err=True),
-        )
+        done = await deploy_executor(client, signer, poll_seconds=poll, announce=announce)
+        where = checksum(done.executor)
+        announce(f"the executor is at {where}")
+        keys = [other.address for other in others]
+        try:
+            await authorise(client, signer, done.executor, keys, poll_seconds=poll, announce=announce)
+        except (CheckFailed, ConfigError, Transient) as error:
+            raise CheckFailed(
+                f"the executor is at {where}, but not every key may use it yet: {error}. Set executor.address to it and "
+                "let its owner call setOperator for the keys that `keeper doctor` names"
+            ) from error
+    obeys = ", ".join(checksum(address) for address in (signer.address, *keys))
     return (
-        f"The executor is at {checksum(done.executor)} (block {done.block}, {ether(done.cost)} of gas)."
-        f' Put this into the configuration:\n\n[executor]\naddress = "{checksum(done.executor)}"'
+        f"The executor is at {where} (block {done.block}, {ether(done.cost)} of gas) and obeys {obeys}."
+        f' Put this into the configuration:\n\n[executor]\naddress = "{where}"'
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -18,12 +19,12 @@ from pathlib import Path
 import requests
 
 from keeper.devchain.actors import Actors
-from keeper.devchain.anvil import Anvil
+from keeper.devchain.anvil import Anvil, ChainFailed
 from keeper.devchain.rpc import Rpc
 from keeper.devchain.scenario import BORROWERS, Borrower, Expected, crash, stage
 from keeper.devchain.serve import awaken, tick, write_config
 from keeper.devchain.world import World, ensure_world
-from keeper.errors import CheckFailed
+from keeper.errors import CheckFailed, KeeperError
 from keeper.journal.journal import journal_path
 from keeper.journal.queries import AttemptRow, DecisionRow, Reader, attempts, decisions
 from keeper.model import Address
@@ -76,7 +77,12 @@ class Stage:
     def _mine(self) -> None:
         while not self._ending.wait(BLOCK_TIME):
             with self.lock:
-                tick(self.actors)
+                try:
+                    tick(self.actors)
+                except (OSError, http.client.HTTPException):
+                    if self.anvil.running():
+                        raise
+                    return  # whoever waits for a block finds the same
 
 
 @dataclass(slots=True)
@@ -156,7 +162,7 @@ def perform(directory: Path | None, *, live: bool = True, say: Say = lambda line
 
 def _perform(directory: Path, live: bool, say: Say, began: float) -> DemoView:
     built = ensure_world()
-    with built.start(impersonate=True) as anvil:
+    with built.start(impersonate=True) as anvil, _blaming(anvil):
         theatre = Stage(anvil, built.world)
         say(f"private chain {built.world.chain_id} with Aave V3.6, Aave V3.0.2, Uniswap V2 and V3 at {anvil.http}")
         theatre.open_positions()
@@ -188,6 +194,17 @@ def _perform(directory: Path, live: bool, say: Say, began: float) -> DemoView:
     if wrong:
         raise CheckFailed("the demo did not end as it should: " + "; ".join(wrong))
     return view
+
+
+@contextmanager
+def _blaming(anvil: Anvil) -> Iterator[None]:
+    """Whatever fails inside because the private chain has ended is told as that: raises ChainFailed."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError, KeeperError) as error:
+        if anvil.running():
+            raise
+        raise ChainFailed("anvil ended by itself while the demo ran: start the demo again") from error
 
 
 def deploy(config: Path) -> Address:

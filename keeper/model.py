@@ -468,7 +468,7 @@ class TxKind(StrEnum):
 
     EXECUTE = "execute"  # the liquidation, or the same one at a higher fee
     CANCEL = "cancel"  # a self-transfer that takes its nonce
-    DEPLOY = "deploy"  # the executor's creation; not an attempt, so never journaled
+    DEPLOY = "deploy"  # the executor's creation and who may use it; not an attempt, so never journaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -534,9 +534,14 @@ class Outcome:
     data_fee: int = 0  # wei charged beside the gas
 
     @property
+    def cost(self) -> int:
+        """What gas and data really cost, wei."""
+        return self.gas_used * self.gas_price + self.data_fee
+
+    @property
     def net(self) -> int:
-        """Gain less what gas and data really cost, wei."""
-        return self.gain - self.gas_used * self.gas_price - self.data_fee
+        """Gain less `cost`, wei."""
+        return self.gain - self.cost
 
 
 @dataclass(frozen=True, slots=True)

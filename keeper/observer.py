@@ -127,7 +127,7 @@ class Telemetry:
                 "net_wei": str(outcome.net),
                 "net_eth": ether(outcome.net),
             }
-            self._metrics.settled(outcome.net, outcome.gas_used * outcome.gas_price)
+            self._metrics.settled(outcome.net, outcome.cost)
             if order is not None:
                 if outcome.block_number is not None:
                     self._metrics.inclusion_blocks.observe(outcome.block_number - order.head)

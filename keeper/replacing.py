@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -51,7 +51,9 @@ class Replacing:
         books: Sequence[Book],
         patience: Patience,
         block_time: int,
+        count: Callable[[str], None],
     ) -> None:
+        """`count` hears of every attempt that was ``sped_up``, ``cancelled`` or, at one head, ``left``."""
         self._ledger = ledger
         self._lanes = lanes
         self._renewer = renewer
@@ -60,7 +62,7 @@ class Replacing:
         self._patience = patience
         self._block_time = block_time
         self._since: dict[str, int] = {}  # attempt -> head number its newest transaction was simulated at
-        self.counts = {"sped_up": 0, "cancelled": 0, "left": 0}
+        self._count = count
 
     async def review(self, synced: Synced, found: Sequence[Opportunity], fees: FeeQuote) -> None:
         """Go through the open attempts. `found` are the liquidatable positions of this head's markets.
@@ -100,7 +102,7 @@ class Replacing:
                 await self._leave(lane, attempt, head)
             elif (answer := await lane.speed_up(attempt, proof.order, head)) is not None:
                 self._since[attempt.id] = head.number
-                self.counts["sped_up"] += 1
+                self._count("sped_up")
                 log.info(
                     "attempt_sped_up",
                     attempt=attempt.id,
@@ -111,14 +113,14 @@ class Replacing:
                 )
 
     async def _leave(self, lane: Lane, attempt: Attempt, head: Head) -> None:
-        self.counts["left"] += 1
+        self._count("left")
         if head.number - self._since[attempt.id] > self._patience.until:
             await self._cancel(lane, attempt, head, "the executor's deadline has passed")
 
     async def _cancel(self, lane: Lane, attempt: Attempt, head: Head, why: str) -> None:
         answer = await lane.cancel(attempt, head)
         if answer is not None:
-            self.counts["cancelled"] += 1
+            self._count("cancelled")
         done = "too dear for now" if answer is None else str(answer.reception)
         log.info("attempt_taken_back", attempt=attempt.id, block=head.number, reason=why, answer=done)
 

@@ -1,9 +1,9 @@
-"""Putting the executor on chain, and checking one that is there."""
+"""Putting the executor on chain, letting keys use it, and checking one that is there."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,15 +102,10 @@ async def deploy(
     time (it still may be), CheckFailed when what was mined is not what was meant.
     """
     roles = owner or signer.address, operator or signer.address, beneficiary or owner or signer.address
-    code = creation_code(*roles)
-    tx = await _prepare(client, signer.address, code, max_fee)
-    signed = await signer.sign(tx)
-    assert signed.hash is not None
-    announce(f"sending {signed.hash}, which creates the executor for at most {tx.gas_limit * tx.max_fee} wei")
-    await client.request("eth_sendRawTransaction", ["0x" + signed.raw.hex()])
-    receipt = await _receipt(client, signed.hash, timeout_seconds, poll_seconds)
-    if receipt.get("status") != "0x1" or not receipt.get("contractAddress"):
-        raise CheckFailed(f"the deployment {signed.hash} was mined but failed: try again, and report it if it persists")
+    tx = await _prepare(client, signer.address, None, creation_code(*roles), max_fee)
+    tx_hash, receipt = await _send(client, signer, tx, "creates the executor", timeout_seconds, poll_seconds, announce)
+    if not receipt.get("contractAddress"):
+        raise CheckFailed(f"the deployment {tx_hash} was mined but created nothing: report it")
     executor = address(str(receipt["contractAddress"]))
     state = await read_state(client, executor, roles[1])
     if (state.owner, state.beneficiary, state.operator_allowed, state.paused) != (roles[0], roles[2], True, False):
@@ -118,10 +113,61 @@ async def deploy(
     gas_used = quantity(receipt.get("gasUsed"), "the gas used")
     price = quantity(receipt.get("effectiveGasPrice"), "a gas price")
     block = quantity(receipt.get("blockNumber"), "a block number")
-    return Deployment(executor, signed.hash, block, gas_used, gas_used * price, state)
+    return Deployment(executor, tx_hash, block, gas_used, gas_used * price, state)
 
 
-async def _prepare(client: Client, sender: Address, code: bytes, max_fee: int | None) -> Unsigned:
+async def authorise(
+    client: Client,
+    signer: Signer,
+    executor: Address,
+    operators: Sequence[Address],
+    *,
+    max_fee: int | None = None,
+    timeout_seconds: float = 300.0,
+    poll_seconds: float = 1.0,
+    announce: Callable[[str], None] = lambda _: None,
+) -> list[Address]:
+    """Let each of `operators` execute, one transaction of the owner `signer` after the other; those that were new.
+
+    Who may already is left out. Raises as `deploy`; what was done until then stays done.
+    """
+    added: list[Address] = []
+    for operator in operators:
+        if (await read_state(client, executor, operator)).operator_allowed:
+            continue
+        data = EXECUTOR.encode("setOperator", operator, True)  # noqa: FBT003 - the contract's own argument
+        tx = await _prepare(client, signer.address, executor, data, max_fee)
+        what = f"lets {checksum(operator)} execute"
+        await _send(client, signer, tx, what, timeout_seconds, poll_seconds, announce)
+        if not (await read_state(client, executor, operator)).operator_allowed:
+            raise CheckFailed(f"the executor at {checksum(executor)} still does not obey {checksum(operator)}")
+        added.append(operator)
+    return added
+
+
+async def _send(
+    client: Client,
+    signer: Signer,
+    tx: Unsigned,
+    what: str,
+    timeout_seconds: float,
+    poll_seconds: float,
+    announce: Callable[[str], None],
+) -> tuple[Hash, dict[str, Any]]:
+    """Sign, announce and send `tx`, which does `what`; its hash and its receipt once it has succeeded."""
+    signed = await signer.sign(tx)
+    assert signed.hash is not None
+    announce(f"sending {signed.hash}, which {what} for at most {tx.gas_limit * tx.max_fee} wei")
+    await client.request("eth_sendRawTransaction", ["0x" + signed.raw.hex()])
+    receipt = await _receipt(client, signed.hash, timeout_seconds, poll_seconds)
+    if receipt.get("status") != "0x1":
+        raise CheckFailed(
+            f"the transaction {signed.hash}, which {what}, was mined but failed: try again, and report it if it persists"
+        )
+    return signed.hash, receipt
+
+
+async def _prepare(client: Client, sender: Address, to: Address | None, data: bytes, max_fee: int | None) -> Unsigned:
     mined, pending, balance, suggested, block, gas = await client.batch(
         [
             ("eth_getTransactionCount", [sender, "latest"]),
@@ -129,7 +175,7 @@ async def _prepare(client: Client, sender: Address, code: bytes, max_fee: int | 
             ("eth_getBalance", [sender, "latest"]),
             ("eth_maxPriorityFeePerGas", []),
             ("eth_getBlockByNumber", ["latest", False]),
-            ("eth_estimateGas", [{"from": sender, "data": "0x" + code.hex()}]),
+            ("eth_estimateGas", [{"from": sender, "data": "0x" + data.hex()} | ({} if to is None else {"to": to})]),
         ]
     )
     nonce = quantity(mined, "a nonce")
@@ -145,10 +191,10 @@ async def _prepare(client: Client, sender: Address, code: bytes, max_fee: int | 
     gas_limit = quantity(gas, "a gas estimate") * 11 // 10
     if quantity(balance, "a balance") < gas_limit * fee:
         raise ConfigError(
-            f"{checksum(sender)} holds {quantity(balance, 'a balance')} wei and the deployment can cost "
+            f"{checksum(sender)} holds {quantity(balance, 'a balance')} wei and the transaction can cost "
             f"{gas_limit * fee}: send it more, or offer less per gas"
         )
-    return Unsigned(TxKind.DEPLOY, nonce, None, code, gas_limit, fee, min(tip, fee))
+    return Unsigned(TxKind.DEPLOY, nonce, to, data, gas_limit, fee, min(tip, fee))
 
 
 async def _receipt(client: Client, tx_hash: Hash, timeout_seconds: float, poll_seconds: float) -> dict[str, Any]:
@@ -165,7 +211,7 @@ async def _receipt(client: Client, tx_hash: Hash, timeout_seconds: float, poll_s
             return found
         if clock() >= deadline:
             raise Transient(
-                f"the deployment {tx_hash} was not mined within {timeout_seconds:.0f} s and may still be: look it up "
-                "before deploying again"
+                f"the transaction {tx_hash} was not mined within {timeout_seconds:.0f} s and may still be: look it up "
+                "before trying again"
             )
         await asyncio.sleep(poll_seconds)

@@ -186,7 +186,7 @@ def results(db: sqlite3.Connection, since: int) -> list[ResultRow]:
     """
     rows = db.execute(
         "SELECT * FROM (SELECT (SELECT MAX(e.id) FROM attempt_events e WHERE e.attempt_id = a.id"
-        " AND e.to_state = o.state) AS event, a.id, a.market, a.borrower, o.state, o.net, o.gas_used, o.gas_price,"
+        " AND e.to_state = o.state) AS event, a.id, a.market, a.borrower, o.state, o.net,"
         " o.gain, a.predicted_gain, COALESCE(o.revert, a.detail) FROM outcomes o JOIN attempts a ON a.id = o.attempt_id"
         " WHERE o.at > ?1) AS r JOIN attempt_events e ON e.id = r.event WHERE e.at > ?1 ORDER BY r.event",
         (since,),
@@ -200,12 +200,12 @@ def results(db: sqlite3.Connection, since: int) -> list[ResultRow]:
             borrower=Address(borrower),
             state=state,
             net=int(net),
-            gas_cost=int(gas_used) * int(gas_price),
+            gas_cost=int(gain) - int(net),  # with what was charged for data beside the gas
             gain=int(gain),
             predicted_gain=int(predicted),
             revert=revert,
         )
-        for event, attempt_id, market, borrower, state, net, gas_used, gas_price, gain, predicted, revert, _, _, at, *_
+        for event, attempt_id, market, borrower, state, net, gain, predicted, revert, _, _, at, *_
         in rows
     ]  # fmt: skip
 

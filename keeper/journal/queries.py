@@ -211,7 +211,7 @@ def summary(db: sqlite3.Connection, since: Since = Since()) -> Summary:
         skipped_positions={reason: count for reason, _, count in skips},
         attempts=states,
         gain=sum(row.gain or 0 for row in with_receipt),
-        gas_cost=sum((row.gas_used or 0) * (row.gas_price or 0) for row in with_receipt),
+        gas_cost=sum((row.gain or 0) - (row.net or 0) for row in with_receipt),  # data fees too
         net=sum(row.net or 0 for row in with_receipt),
         predicted_net=sum(row.predicted_net for row in with_receipt),
         dry_net=sum(row.predicted_net for row in found) if meta["mode"] == "dry" else 0,

@@ -246,13 +246,13 @@ def _rival(liquidator: str, rows: Sequence[Liquidation]) -> Rival:
 
 def _reverts(db: sqlite3.Connection, block: int, at: int) -> Reverts:
     found = db.execute(
-        "SELECT o.revert, o.gas_used, o.gas_price FROM outcomes o JOIN attempts a ON a.id = o.attempt_id"
+        "SELECT o.revert, o.gain, o.net FROM outcomes o JOIN attempts a ON a.id = o.attempt_id"
         " WHERE o.state = 'reverted' AND a.head_number >= ? AND a.created_at >= ?",
         (block, at),
     ).fetchall()
     costs: dict[str, int] = {}
-    for revert, gas, price in found:
-        costs[revert or "no reason"] = costs.get(revert or "no reason", 0) + int(gas) * int(price)
+    for revert, gain, net in found:
+        costs[revert or "no reason"] = costs.get(revert or "no reason", 0) + int(gain) - int(net)
     return Reverts(len(found), sum(costs.values()), costs)
 
 

@@ -16,6 +16,7 @@ STAGES = ("pass",)
 CYCLE_RESULTS = ("ok", "error")
 SIMULATIONS = ("ok", "reverted", "short")
 TRANSACTIONS = ("sent", "mined", "reverted", "replaced", "dropped", "cancelled")
+REPLACEMENTS = ("sped_up", "cancelled", "left")
 METHODS = ("eth_call", "eth_getLogs", "eth_getBlockByHash", "eth_getBlockByNumber", "eth_sendRawTransaction", "batch")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BLOCKS = (1, 2, 3, 4, 5, 7, 10, 15, 25, 50)
@@ -75,6 +76,11 @@ class Metrics:
         self.gate_open = gauge("gate_open", "1 while a gate let the last plan pass, 0 while it was closed.", ["gate"])
         self.simulations = counter("simulations_total", "Simulations by result.", ["result"])
         self.transactions = counter("transactions_total", "Attempts by what became of them.", ["result"])
+        self.replacements = counter(
+            "replacements_total",
+            "Attempts looked at again while out, by what was done (left: per head).",
+            ["result"],
+        )
         self.inclusion_blocks = Histogram(
             "keeper_inclusion_blocks", "Blocks from sending to inclusion.", registry=registry, buckets=_BLOCKS
         )
@@ -101,6 +107,7 @@ class Metrics:
             (self.cycles, CYCLE_RESULTS),
             (self.simulations, SIMULATIONS),
             (self.transactions, TRANSACTIONS),
+            (self.replacements, REPLACEMENTS),
             (self.prediction_error, ("simulated", "mined")),
             (self.opportunities, protocols),
             (self.positions_tracked, markets),

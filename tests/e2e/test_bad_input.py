@@ -391,6 +391,26 @@ def test_the_private_chain_says_what_is_missing(tmp_path: Path) -> None:
         Ended(done.returncode, done.stdout, done.stderr).told(10, word)
 
 
+def test_sigterm_is_heard_before_anything_is_imported(desk: Desk) -> None:
+    """A daemon told to stop in its first second ends with 0, as at any later time; a question ends with 143."""
+    for words, code in ((("run",), 0), (("scan",), 143)):
+        process = desk.popen(*words, config=desk.config())
+        proc, deadline = Path(f"/proc/{process.pid}"), time.monotonic() + LIMIT
+        while not caught(proc, signal.SIGTERM) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        early = "numpy" not in (proc / "maps").read_text()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=LIMIT)
+        assert early, "the handler came only after the imports"
+        assert (process.returncode, err) == (code, "")
+
+
+def caught(proc: Path, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal."""
+    masks = dict(line.split(":\t") for line in (proc / "status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(masks["SigCgt"], 16) >> (number - 1) & 1)
+
+
 def test_an_interrupted_start_is_quiet(desk: Desk) -> None:
     """SIGTERM and SIGINT at any moment of the start: no traceback, and once signals are handled, exit 0."""
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keeper.demo import BLOCK_TIME, Daemon, Stage, deploy, free_port, perform, tell, wait_until_quiet
-from keeper.devchain.anvil import Anvil
+from keeper.devchain.anvil import Anvil, ChainFailed
 from keeper.devchain.scenario import BORROWERS, Expected
 from keeper.devchain.serve import OPERATOR, write_config
 from keeper.devchain.world import Built
@@ -106,6 +110,27 @@ def test_live_takes_everything_that_pays_and_says_why_not_the_rest(built: Built,
     assert all(row.realised_net is not None and row.realised_net > 0 for row in view.rows if row.borrower in taken)
     # Gas prices and neighbours in the block move the result; the prediction still has to be close.
     assert abs(view.earned - view.predicted) * 100 < view.predicted
+
+
+@pytest.mark.parametrize("moment", ["have opened positions", "now prices fall"])
+def test_a_chain_that_dies_under_the_demo_is_no_bug(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """anvil killed before the executor is deployed, or under the running daemon: told as what it is, nobody left."""
+    started: list[Anvil] = []
+
+    def start(self: Built, **options: Any) -> Anvil:
+        started.append(Anvil(chain_id=self.world.chain_id, load_state=self.state, **options))
+        return started[-1]
+
+    def say(line: str) -> None:
+        if moment in line:
+            os.kill(started[-1].pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Built, "start", start)
+    with pytest.raises(ChainFailed, match="anvil ended by itself while the demo ran"):
+        perform(tmp_path, say=say)
+    assert not [thread for thread in threading.enumerate() if thread.name == "miner"]
 
 
 def test_a_dry_run_decides_the_same_and_sends_nothing(built: Built, tmp_path: Path) -> None:

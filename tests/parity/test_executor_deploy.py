@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from eth_account import Account
 
+from keeper.app import deploy as deploy_command
+from keeper.config import load
 from keeper.devchain.anvil import Anvil
 from keeper.devchain.calls import calldata
-from keeper.devchain.rpc import Rpc
+from keeper.devchain.rpc import Rpc, RpcError
+from keeper.devchain.serve import OPERATOR as FIRST
+from keeper.devchain.serve import OPERATOR_KEY, config_text
 from keeper.errors import CheckFailed, ConfigError, Transient
-from keeper.execution.deploy import deploy, read_state, verify
+from keeper.execution.deploy import authorise, deploy, read_state, verify
 from keeper.execution.executor import RUNTIME_CODE
 from keeper.execution.signer import LocalSigner
 from keeper.model import ZERO_ADDRESS, Address, Head, Read, Watch, address, checksum
+from keeper.ops.redact import Redactor
 from tests.support.bench import BENEFICIARY, ETH, OPERATOR, OWNER, STRANGER, deploy_executor, fund
+from tests.support.fork import Fork
 
 pytestmark = pytest.mark.parity
 
@@ -151,3 +158,52 @@ async def test_failed_deployment_is_an_error(node: Node, monkeypatch: pytest.Mon
     monkeypatch.setattr(node, "batch", lowball)
     with pytest.raises(CheckFailed, match="was mined but failed"):
         await deploy(node, signer(), poll_seconds=0)
+
+
+async def test_further_keys_are_let_in_once(node: Node) -> None:
+    """One transaction of the owner per key that may not execute yet, announced; a second call has nothing to do."""
+    told: list[str] = []
+    done = await deploy(node, signer(), poll_seconds=0)
+
+    async def call() -> list[Address]:
+        node.asked, node.mine_after = 0, 2
+        node.rpc.request("evm_setAutomine", True)
+        return await authorise(
+            node, signer(), done.executor, [ME, OPERATOR, STRANGER], poll_seconds=0, announce=told.append
+        )
+
+    assert await call() == [OPERATOR, STRANGER]
+    assert [checksum(OPERATOR) in told[0], checksum(STRANGER) in told[1]] == [True, True]
+    for key in (ME, OPERATOR, STRANGER):
+        assert await verify(node, done.executor, key) is None
+    count = int(node.rpc.request("eth_getTransactionCount", ME, "latest"), 16)
+    assert count == 3
+    assert await call() == []
+    assert int(node.rpc.request("eth_getTransactionCount", ME, "latest"), 16) == count
+
+
+async def test_only_the_owner_lets_keys_in(node: Node) -> None:
+    """Somebody else's executor: nothing is sent."""
+    executor = deploy_executor(node.rpc)
+    with pytest.raises(RpcError, match="revert"):
+        await authorise(node, signer(), executor, [STRANGER], poll_seconds=0)
+    assert int(node.rpc.request("eth_getTransactionCount", ME, "pending"), 16) == 0
+
+
+async def test_the_command_lets_every_configured_key_in(fork: Fork, tmp_path: Path) -> None:
+    """`keeper deploy` with two keys: the first owns, both execute, and the sentence names both."""
+    second = address(Account.from_key(KEY).address)
+    (tmp_path / "operator.key").write_text(OPERATOR_KEY)
+    (tmp_path / "second.key").write_text(KEY)
+    path = tmp_path / "keeper.toml"
+    text = config_text(fork.world, fork.http, tmp_path, 1, 0, None)
+    path.write_text(f'{text}\n[signers.second]\nprivate_key_file = "{tmp_path / "second.key"}"\n')
+    config = load(path, {})
+    fork.rpc.request("evm_setAutomine", True)
+    said = await deploy_command(config, Redactor(config.secrets()), confirm=lambda question: True)
+    executor = address(said.split()[4])
+    first = address(FIRST)
+    assert fork.rpc.view(executor, "owner()", returns="address") == first
+    for key in (first, second):
+        assert fork.rpc.view(executor, "operators(address)", key, returns="bool")
+        assert checksum(key) in said

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from keeper.errors import ConfigError
 from keeper.execution.reverts import CLASSES
-from keeper.journal import Journal, file, journal_path
+from keeper.journal import Journal, file, journal_path, queries
 from keeper.model import Address, AttemptState, Hash, Order, Outcome, Plan, Signed, Skip, SkipReason, TxKind, Verdict
 from keeper.ops.metrics import Metrics
 from keeper.ops.vitals import Vitals
@@ -110,14 +110,24 @@ class Desk:
         *,
         gain: int | None = None,
         gas: int = 0,
+        data: int = 0,
         closed: bool = False,
     ) -> Verdict:
-        """Mined with `gain`, or reverted for a reason of class `failure`, having paid `gas` wei."""
+        """Mined with `gain`, or reverted for a reason of class `failure`, having paid `gas` and `data` wei."""
         state = S.MINED if failure is None else S.REVERTED
         earned = 0 if failure else order.predicted_gain if gain is None else gain
         revert = WHY[failure] if failure else None
         outcome = Outcome(
-            order.id, state, Hash(order.id), 105, gas, 1, earned, revert=revert, block_hash=Hash("0x" + "bb" * 32)
+            order.id,
+            state,
+            Hash(order.id),
+            105,
+            gas,
+            1,
+            earned,
+            revert=revert,
+            block_hash=Hash("0x" + "bb" * 32),
+            data_fee=data,
         )
         verdict = Verdict(order.id, state, revert or "in block 105", 105, outcome, closed=closed)
         await self.journal.record([verdict])
@@ -192,6 +202,28 @@ async def test_an_open_breaker_survives_a_restart_and_only_a_person_closes_it(de
     assert desk.open == set(), "what a person has seen is not counted again"
     await desk.attempt(gas=1)
     assert desk.open == {"gas_per_day"}
+
+
+async def test_what_data_cost_is_gas_spent(desk: Desk) -> None:
+    """A roll-up's charge beside the gas counts towards the day's limit, in the report and in the metric."""
+    order = desk.order()
+    await desk.sent(order)
+    verdict = await desk.end(order, gas=2_000, data=3_000)
+    assert desk.open == set()
+    order = desk.order()
+    await desk.sent(order)
+    await desk.end(order, data=1)
+    assert desk.open == {"gas_per_day"}
+    total = await desk.journal.ask(queries.summary)
+    assert (total.gas_cost, total.net) == (5_001, total.gain - 5_001)
+    order = desk.order()
+    await desk.sent(order)
+    await desk.end(order, Failure.LOST_RACE, gas=10, data=7)
+    reverts = (await desk.journal.ask(queries.summary)).competition.reverts
+    assert (reverts.count, reverts.cost) == (1, 17)
+    assert verdict.outcome is not None
+    desk.metrics.settled(verdict.outcome.net, verdict.outcome.cost)
+    assert desk.metrics.gas_spent._value.get() == pytest.approx(5_000 / 10**18)
 
 
 async def test_a_confirmation_is_not_counted_twice(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,6 +88,7 @@ class Scene:
         self.behind: frozenset[str] = frozenset()
         self.gates: tuple[GateResult, ...] = ()
         self.planned = True
+        self.counted: Counter[str] = Counter()
         self.replacing = Replacing(
             journal,
             self.lanes,
@@ -95,6 +97,7 @@ class Scene:
             [cast(Book, self.book)],
             Patience(WAIT, WAIT),
             12,
+            lambda what: self.counted.update([what]),
         )
 
     async def send(self) -> Attempt:
@@ -149,6 +152,7 @@ async def test_what_waits_is_sped_up_by_the_least_bump(scene: Scene) -> None:
         assert newer.max_fee * 100 >= older.max_fee * 113
         assert newer.tip * 100 >= older.tip * 113
     assert attempt.predicted_gain == 77
+    assert scene.counted == {"sped_up": 2}
     assert scene.submitter.in_flight("market", attempt.borrower, scene.chain.head) == first.id
     scene.chain.mine()
     ((mined, _, ok),) = scene.chain.on_chain()
@@ -167,6 +171,7 @@ async def test_the_cap_ends_in_a_cancellation(scene: Scene) -> None:
     asked = len(scene.renewer.jobs)
     await scene.blocks(WAIT)
     assert len(scene.renewer.jobs) == asked, "what is being taken back is not proved again"
+    assert scene.counted == {"sped_up": 1, "cancelled": 1}
 
 
 async def test_a_recovered_position_is_taken_back(scene: Scene) -> None:
@@ -203,6 +208,7 @@ async def test_nothing_is_replaced_while_nothing_can_be_said(scene: Scene, name:
     assert kinds(await scene.blocks(WAIT)) == [TxKind.EXECUTE]
     assert kinds(await scene.blocks(1)) == [TxKind.EXECUTE, TxKind.CANCEL]
     assert not scene.renewer.jobs
+    assert scene.counted == {"left": 2, "cancelled": 1}
 
 
 @pytest.mark.parametrize("why", ["behind", "untrusted"])

@@ -20,7 +20,7 @@ from keeper.chain.connection import Stats
 from keeper.model import MAX_UINT256, WAD, Address, Hash, Head, SkipReason, Token
 from keeper.ops import numbers
 from keeper.ops.alerts import LogAlerter
-from keeper.ops.metrics import METHODS, Metrics
+from keeper.ops.metrics import METHODS, REPLACEMENTS, Metrics
 from keeper.ops.signals import stop_event
 from keeper.ops.vitals import MarketVitals, Vitals
 
@@ -46,6 +46,7 @@ NAMES = [
     "gate_open",
     "simulations_total",
     "transactions_total",
+    "replacements_total",
     "inclusion_blocks",
     "profit_eth_total",
     "loss_eth_total",
@@ -111,6 +112,7 @@ def test_every_label_value_exists_at_zero() -> None:
         assert found["keeper_rpc_requests_total", (("method", method), ("provider", "wss://a"))] == 0
     assert found["keeper_gate_open", (("gate", "profit_floor"),)] == 1
     assert found["keeper_transactions_total", (("result", "reverted"),)] == 0
+    assert all(found["keeper_replacements_total", (("result", what),)] == 0 for what in REPLACEMENTS)
     assert found["keeper_build_info", (("mode", "dry"), ("version", "1.2.3"))] == 1
 
 
