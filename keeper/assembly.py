@@ -20,6 +20,7 @@ from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.client import NodeClient
 from keeper.chain.follow import Follower
 from keeper.chain.rebuild import Progress
+from keeper.chain.sequencer import SequencerFeed
 from keeper.config import Config
 from keeper.config import schema as config_schema
 from keeper.errors import BadData, ConfigError, Transient, Unreachable
@@ -56,8 +57,8 @@ log = structlog.get_logger("keeper")
 DRY_EXECUTOR = address(keccak(text="keeper: executor of dry runs")[-20:])
 DRY_OPERATOR = address(keccak(text="keeper: operator of dry runs")[-20:])
 GATES = (
-    "market_unknown", "market_read_only", "paused", "breaker", "stale_head", "in_flight", "cooldown", "gas_ceiling",
-    "oracle_gap", "profit_sanity", "exposure", "profit_floor",
+    "market_unknown", "market_read_only", "paused", "breaker", "sequencer", "stale_head", "in_flight", "cooldown",
+    "gas_ceiling", "oracle_gap", "profit_sanity", "exposure", "profit_floor",
 )  # fmt: skip
 
 
@@ -329,6 +330,8 @@ def _wire(
         max_exposure=table.max_exposure,
         sanity_bps=table.profit_sanity_bps,
     )
+    feed = config.chain.sequencer_feed
+    sequencer = None if feed is None else SequencerFeed(feed, round(config.chain.sequencer_grace), alerter)
     rivals = Rivals(books, Inquiry(client), mode, lambda reason: metrics.missed.labels(reason).inc())
     return Assembly(
         config=config,
@@ -346,7 +349,7 @@ def _wire(
         rivals=rivals,
         follower=Follower(
             client,
-            [*books, *venues, *([rivals] if watching else ())],
+            [*books, *venues, *([rivals] if watching else ()), *([sequencer] if sequencer else ())],
             checkpoints,
             alerter,
             undo=config.chain.max_reorg_depth,
@@ -361,6 +364,7 @@ def _wire(
             Gates(gates),
             Cooldowns(round(table.cooldown), classifier(CLASSES), block_time=block_time),
             tuple(sources),
+            sequencer,
         ),
     )
 

@@ -63,6 +63,13 @@ class Chain(Section):
     data_fee: Literal["none", "op", "arbitrum"] = Field(
         "none", description="How a roll-up charges for data: `op` (OP stack), `arbitrum`, or `none`."
     )
+    sequencer_feed: Address | None = Field(
+        None,
+        description="Chainlink's L2 sequencer uptime feed (its proxy); nothing is sent while it is down or unknown.",
+    )
+    sequencer_grace: Seconds = Field(
+        3600.0, description="How long the sequencer must have been up, by that feed, before anything is sent."
+    )
 
 
 class Data(Section):
