@@ -57,6 +57,9 @@ class Chain(Section):
         15.0, gt=0, description="An endpoint that has not answered by then is left for the next."
     )
     poll_interval: Seconds = Field(1.0, gt=0, description="How often an HTTP endpoint is asked for a new block.")
+    log_range: Whole = Field(
+        10_000, gt=0, description="Most blocks asked for in one eth_getLogs; a node that refuses is asked for fewer."
+    )
     max_reorg_depth: Whole = Field(
         64, gt=0, description="Blocks that can be undone in memory; deeper ones cause a reload."
     )
