@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.client import NodeClient
 from keeper.chain.follow import Follower
 from keeper.chain.rebuild import Progress
+from keeper.chain.sequencer import SequencerFeed
 from keeper.config import Config
 from keeper.config import schema as config_schema
 from keeper.errors import BadData, ConfigError, Transient, Unreachable
@@ -56,8 +58,8 @@ log = structlog.get_logger("keeper")
 DRY_EXECUTOR = address(keccak(text="keeper: executor of dry runs")[-20:])
 DRY_OPERATOR = address(keccak(text="keeper: operator of dry runs")[-20:])
 GATES = (
-    "market_unknown", "market_read_only", "paused", "breaker", "stale_head", "in_flight", "cooldown", "gas_ceiling",
-    "oracle_gap", "profit_sanity", "exposure", "profit_floor",
+    "market_unknown", "market_read_only", "paused", "breaker", "sequencer", "stale_head", "in_flight", "cooldown",
+    "gas_ceiling", "oracle_gap", "profit_sanity", "exposure", "profit_floor",
 )  # fmt: skip
 
 
@@ -87,8 +89,8 @@ class Assembly:
 
     @property
     def block_time(self) -> int:
-        """Usual seconds between two blocks, whole."""
-        return max(1, round(self.config.chain.block_time))
+        """Usual seconds from a block to the one that what is sent now lands in, whole."""
+        return whole_block_time(self.config)
 
     @property
     def signer(self) -> Signer | None:
@@ -177,6 +179,7 @@ async def assemble(config: Config, *, live: bool, watching: bool = False) -> Asy
         timeout=chain_.request_timeout,
         max_lag=chain_.max_block_lag,
         max_age=chain_.max_head_age,
+        log_range=chain_.log_range,
     )
     checkpoints = await Checkpoints.open(cache_path(config), chain_.id)
     try:
@@ -190,6 +193,18 @@ async def assemble(config: Config, *, live: bool, watching: bool = False) -> Asy
                 await assembly.follower.close()
     finally:
         await checkpoints.close()
+
+
+def whole_block_time(config: Config) -> int:
+    """Seconds, at least one: where blocks are quicker than the seconds their timestamps count, the next one's may be
+    the same, but nothing that is sent now is in that one.
+    """
+    return max(1, round(config.chain.block_time))
+
+
+def lateness(config: Config) -> int:
+    """Whole seconds, rounded up, that the blocks take which a liquidation may land late."""
+    return ceil(config.chain.block_time * config.strategy.inclusion_slack)
 
 
 def cache_path(config: Config) -> Path:
@@ -264,7 +279,7 @@ def _wire(
     watching: bool,
 ) -> Assembly:
     table, native = config.strategy, config.tokens.wrapped_native
-    block_time = max(1, round(config.chain.block_time))
+    block_time, late = whole_block_time(config), lateness(config)
     markets = {name: market.protocol for name, market in config.markets.items()}
     registry = CollectorRegistry()
     metrics = Metrics(
@@ -290,7 +305,7 @@ def _wire(
         executor=executor,
         wrapped_native=native,
         alerter=alerter,
-        slack_seconds=block_time * table.inclusion_slack,
+        slack_seconds=late,
         undo_depth=config.chain.max_reorg_depth,
     )
     books: list[Book] = []
@@ -317,7 +332,7 @@ def _wire(
             min_net=table.profit_floor,
             slippage_bps=table.max_slippage_bps,
             block_time=block_time,
-            lateness=block_time * table.inclusion_slack,
+            lateness=late,
         ),
         data_fee=data,
     )
@@ -329,6 +344,8 @@ def _wire(
         max_exposure=table.max_exposure,
         sanity_bps=table.profit_sanity_bps,
     )
+    feed = config.chain.sequencer_feed
+    sequencer = None if feed is None else SequencerFeed(feed, round(config.chain.sequencer_grace), alerter)
     rivals = Rivals(books, Inquiry(client), mode, lambda reason: metrics.missed.labels(reason).inc())
     return Assembly(
         config=config,
@@ -346,7 +363,7 @@ def _wire(
         rivals=rivals,
         follower=Follower(
             client,
-            [*books, *venues, *([rivals] if watching else ())],
+            [*books, *venues, *([rivals] if watching else ()), *([sequencer] if sequencer else ())],
             checkpoints,
             alerter,
             undo=config.chain.max_reorg_depth,
@@ -361,6 +378,7 @@ def _wire(
             Gates(gates),
             Cooldowns(round(table.cooldown), classifier(CLASSES), block_time=block_time),
             tuple(sources),
+            sequencer,
         ),
     )
 

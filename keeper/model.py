@@ -73,6 +73,16 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Uptime:
+    """Whether a roll-up's sequencer runs, as far as it is known at one block."""
+
+    up: bool | None  # None: nobody knows
+    since: int = 0  # Unix seconds of the last change; 0 when nobody knows
+    grace: int = 0  # seconds it has to have been up before anything is done
+    unknown: str = ""  # why nobody knows
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """One event. `topics[0]` is the signature hash; all topics are lower-case 0x hex of 32 bytes."""
 
@@ -212,6 +222,7 @@ class SkipReason(StrEnum):
     COOLDOWN = "cooldown"
     PAUSED = "paused"
     BREAKER_OPEN = "breaker_open"
+    SEQUENCER = "sequencer"  # of the roll-up: down, or not up for long
     SUPERSEDED = "superseded"  # another plan of this pass took the liquidity or the key
 
 

@@ -29,6 +29,7 @@ from keeper.model import (
     Simulation,
     Skip,
     Token,
+    Uptime,
     Verdict,
     Watch,
 )
@@ -102,6 +103,13 @@ class Mirror(Protocol):
 
     def restore(self, data: bytes) -> None:
         """The inverse of `snapshot`; raises BadData when it is of another shape or deployment."""
+
+
+class UptimeFeed(Protocol):
+    """What tells whether the roll-up's sequencer runs."""
+
+    def uptime(self, head: Head) -> Uptime:
+        """At `head`; unknown at any other block than the one it was read at."""
 
 
 class Pair(Protocol):

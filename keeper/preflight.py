@@ -13,6 +13,7 @@ from keeper.model import Address, Head, Read, checksum
 from keeper.ports import Client
 
 TOKEN = Probe("erc20", "decimals", (), "token")
+UPTIME = Probe("uptime_feed", "decimals", (), "sequencer uptime feed")
 NATIVE_DECIMALS = 18
 
 
@@ -51,6 +52,8 @@ async def problems(config: Config, client: Client, head: Head, sender: Address) 
             )
         elif item.key == "tokens.wrapped_native" and value != NATIVE_DECIMALS:
             found.append(f"{item.key} is {checksum(item.address)}, a token of {value} decimals where 18 are expected")
+        elif item.probe is UPTIME and value != 0:
+            found.append(f"{item.key} is {checksum(item.address)}, a feed of prices and not of the sequencer's uptime")
         elif item.start_block > head.number:
             table = item.key.rpartition(".")[0]
             found.append(
@@ -69,6 +72,8 @@ def _named(config: Config) -> list[_Named]:
     tokens = config.tokens
     named = [_Named("tokens.wrapped_native", tokens.wrapped_native, TOKEN)]
     named += [_Named(f"tokens.connectors[{n}]", token, TOKEN) for n, token in enumerate(tokens.connectors)]
+    if config.chain.sequencer_feed is not None:
+        named.append(_Named("chain.sequencer_feed", config.chain.sequencer_feed, UPTIME))
     named += [
         _Named(f"markets.{name}.addresses_provider", market.root, PROBES[market.protocol], market.start_block)
         for name, market in config.markets.items()

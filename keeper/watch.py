@@ -79,8 +79,9 @@ class Watch:
         # An order may go to any of the keys, so the poorest counts.
         held = min(wire.quantity(answer, "a balance") for answer in await parts.client.batch(calls))
         parts.metrics.signer_balance.set(held / WAD)
-        price = head.next_base_fee() + parts.config.strategy.tip
-        await self._safety.observe(breakers.BALANCE, breakers.balance(held, price, self._safety.limits))
+        fees = await parts.fees.quote(head)
+        trip = breakers.balance(held, fees.price, self._safety.limits, fees.data_fee)
+        await self._safety.observe(breakers.BALANCE, trip)
 
     async def _look_at_endpoints(self, head: Head) -> None:
         """Only where there are several. One that knows it is behind (its head is old) has no say."""

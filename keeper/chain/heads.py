@@ -29,14 +29,24 @@ class Heads:
     """
 
     def __init__(
-        self, client: NodeClient, *, block_time: float = 12.0, poll_interval: float = 1.0, probe_interval: float = 15.0
+        self,
+        client: NodeClient,
+        *,
+        block_time: float = 12.0,
+        poll_interval: float = 1.0,
+        probe_interval: float = 15.0,
+        least_silence: float = 2.0,
     ) -> None:
-        """All times in seconds. Endpoints are judged anew every `probe_interval` when there are several."""
+        """All times in seconds. Endpoints are judged anew every `probe_interval` when there are several.
+
+        `least_silence` is what a subscription may be silent for on any chain: where blocks come several a second, a
+        network delivers them in bursts.
+        """
         self.latest: Head | None = None
         self.last_seen: float | None = None  # Unix time at which `latest` arrived
         self._client = client
         self._source = ""
-        self._silence = block_time * _SILENCE
+        self._silence = max(block_time * _SILENCE, least_silence)
         self._poll_interval = poll_interval
         self._probe_interval = probe_interval
         self._slot: Head | None = None

@@ -57,11 +57,21 @@ class Chain(Section):
         15.0, gt=0, description="An endpoint that has not answered by then is left for the next."
     )
     poll_interval: Seconds = Field(1.0, gt=0, description="How often an HTTP endpoint is asked for a new block.")
+    log_range: Whole = Field(
+        10_000, gt=0, description="Most blocks asked for in one eth_getLogs; a node that refuses is asked for fewer."
+    )
     max_reorg_depth: Whole = Field(
         64, gt=0, description="Blocks that can be undone in memory; deeper ones cause a reload."
     )
     data_fee: Literal["none", "op", "arbitrum"] = Field(
         "none", description="How a roll-up charges for data: `op` (OP stack), `arbitrum`, or `none`."
+    )
+    sequencer_feed: Address | None = Field(
+        None,
+        description="Chainlink's L2 sequencer uptime feed (its proxy); nothing is sent while it is down or unknown.",
+    )
+    sequencer_grace: Seconds = Field(
+        3600.0, description="How long the sequencer must have been up, by that feed, before anything is sent."
     )
 
 

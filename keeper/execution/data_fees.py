@@ -1,4 +1,4 @@
-"""What a roll-up charges beside execution gas, for putting a transaction's bytes on its parent chain."""
+"""What a roll-up charges: execution gas by its own rule, and putting a transaction's bytes on its parent chain."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ FREE = DataCost()
 
 
 class DataFee(Protocol):
-    """How a chain charges for data."""
+    """How a chain charges."""
+
+    def next_base_fee(self, head: Head) -> int:
+        """Wei per gas in the block after `head`: exact, or where that is not known the most it is expected to be."""
 
     async def price(self, txs: Sequence[Unsigned], head: Head) -> list[DataCost]:
         """For each transaction, at `head`. Raises Transient, BadData when the chain does not say."""
@@ -43,6 +46,10 @@ class DataFee(Protocol):
 
 class NoDataFee:
     """A chain that charges for calldata as gas only."""
+
+    def next_base_fee(self, head: Head) -> int:
+        """Exact, by EIP-1559."""
+        return head.next_base_fee()
 
     async def price(self, txs: Sequence[Unsigned], head: Head) -> list[DataCost]:
         """Nothing; the node is not asked."""
@@ -56,6 +63,13 @@ class OpDataFee:
         self._client = client
         self._chain_id = chain_id
         self._oracle = oracle
+
+    def next_base_fee(self, head: Head) -> int:
+        """At most: EIP-1559 with parameters that the chain sets for itself and its headers do not all tell.
+
+        A full block raises the fee by (elasticity - 1) / denominator, 5/50 at Bedrock and 5/250 since Canyon.
+        """
+        return head.base_fee + -(-head.base_fee // 10)
 
     async def price(self, txs: Sequence[Unsigned], head: Head) -> list[DataCost]:
         """Wei, which the receipt later states as `l1Fee`. One round trip."""
@@ -72,6 +86,10 @@ class ArbitrumDataFee:
     def __init__(self, client: Client, interface: Address = NODE_INTERFACE) -> None:
         self._client = client
         self._interface = interface
+
+    def next_base_fee(self, head: Head) -> int:
+        """The present one: ArbOS prices gas by its backlog, and the gas limit in its headers is no limit."""
+        return head.base_fee
 
     async def price(self, txs: Sequence[Unsigned], head: Head) -> list[DataCost]:
         """Gas units, which the receipt later has in `gasUsed`. One round trip, in calls of their own: no contract can

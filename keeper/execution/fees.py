@@ -95,14 +95,14 @@ class FeeSource:
         self._latest: tuple[Head, FeeQuote] | None = None
 
     async def quote(self, head: Head) -> FeeQuote:
-        """The next block's base fee, exact (EIP-1559), and the policy's tip. With `ShareTip` the tip is its least."""
+        """The next block's base fee by the chain's rule, and the policy's tip. With `ShareTip` the tip is its least."""
         if self._latest is not None and self._latest[0] == head:
             return self._latest[1]
         tip = self._policy.min_tip
         if isinstance(self._policy.tip, PercentileTip):
             tip = min(max(tip, await self._recent(head, self._policy.tip)), self._policy.max_tip)
         data = (await self._data.price([_USUAL], head))[0]
-        base = head.next_base_fee()
+        base = self._data.next_base_fee(head)
         quote = FeeQuote(base, tip, data.wei + data.gas * (base + tip))
         self._latest = (head, quote)
         return quote

@@ -141,9 +141,9 @@ def _reverts(failure: Failure, results: Sequence[Result], limit: int) -> Trip | 
 # ---------------------------------------------------------------------------------------------- what is true now
 
 
-def balance(held: int, price: int, limits: Limits) -> Trip | None:
-    """The signer's native balance against the gas of a few attempts at `price` wei per gas."""
-    needed = limits.balance_attempts * limits.attempt_gas * price
+def balance(held: int, price: int, limits: Limits, data_fee: int = 0) -> Trip | None:
+    """The signer's native balance against a few attempts at `price` wei per gas, and `data_fee` wei beside it each."""
+    needed = limits.balance_attempts * (limits.attempt_gas * price + data_fee)
     if held >= needed:
         return None
     text = (

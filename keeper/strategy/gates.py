@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keeper.model import Address, Plan, Skip, SkipReason, Token
+from keeper.model import Address, Plan, Skip, SkipReason, Token, Uptime
 from keeper.ports import Position, Quoter
 from keeper.strategy.value import native, wei_value_up
 
@@ -39,6 +39,7 @@ class GateContext:
     cooldown_until: int | None = None  # Unix seconds; None: no cooldown, or one without an end in time
     held: str = ""  # why the position is left alone
     breaker: str | None = None  # why the breaker is open; None: closed
+    uptime: Uptime | None = None  # of the sequencer; None: the chain has no feed of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Gates:
             _flag("market_read_only", SkipReason.MARKET_READ_ONLY, context.read_only, "watched but not acted on"),
             _flag("paused", SkipReason.PAUSED, context.paused, "paused by the operator"),
             _flag("breaker", SkipReason.BREAKER_OPEN, context.breaker is not None, context.breaker or ""),
+            _sequencer(plan, context.uptime),
             self._stale_head(plan, context),
             _flag("in_flight", SkipReason.IN_FLIGHT, context.in_flight, "an attempt on this borrower has not ended"),
             _cooldown(context),
@@ -176,6 +178,27 @@ def _cooldown(context: GateContext) -> GateResult:
     endless = bool(context.held) and until is None
     detail = f"{left} s of cooldown are left: {context.held}" if left else context.held if endless else "no cooldown"
     return GateResult("cooldown", not left and not endless, detail, {"seconds_left": left}, SkipReason.COOLDOWN)
+
+
+def _sequencer(plan: Plan, uptime: Uptime | None) -> GateResult:
+    """Open once it has been up for more than the grace period at inclusion, as ``PriceOracleSentinel`` counts it.
+
+    What its borrowers could not do while it was down they are given the time to do.
+    """
+    if uptime is None:
+        return _flag("sequencer", SkipReason.SEQUENCER, closed=False, why="")
+    passed = max(plan.timestamp - uptime.since, 0)
+    numbers = {"grace": uptime.grace}
+    if uptime.up is None:
+        detail = f"whether the sequencer is up is unknown: {uptime.unknown or 'no reason given'}"
+    elif uptime.up:
+        detail = f"the sequencer has been up for {passed} s; more than {uptime.grace} s are wanted"
+        numbers["up_for"] = passed
+    else:
+        detail = f"the sequencer has been down for {passed} s"
+        numbers["down_for"] = passed
+    fits = uptime.up is True and passed > uptime.grace
+    return GateResult("sequencer", fits, detail, numbers, SkipReason.SEQUENCER)
 
 
 def _flag(name: str, reason: SkipReason, closed: bool, why: str) -> GateResult:

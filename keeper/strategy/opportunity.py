@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keeper.model import FeeQuote, Skip
-from keeper.ports import Book, FlashSource, Liquidation, Position, Proof, Quoter
+from keeper.ports import Book, FlashSource, Liquidation, Position, Proof, Quoter, UptimeFeed
 from keeper.strategy.cooldown import Cooldowns
 from keeper.strategy.gates import GateContext, GateResult, Gates, first_closed
 from keeper.strategy.planner import Decision, Planner
@@ -41,6 +41,7 @@ class Appraiser:
     gates: Gates
     cooldowns: Cooldowns
     sources: Sequence[FlashSource]
+    sequencer: UptimeFeed | None = None  # where the chain has one
 
     def learn(self, position: Position, proof: Proof | None, attempt_id: str | None, now: int) -> None:
         """What became of a position that was to be proved; `now` in Unix seconds."""
@@ -82,6 +83,7 @@ class Appraiser:
             cooldown_until=hold.until if hold is not None else None,
             held=hold.why if hold is not None else "",
             breaker=breaker,
+            uptime=self.sequencer.uptime(position.head) if self.sequencer is not None else None,
         )
         gates = self.gates.evaluate(choice.plan, position, quoter, context)
         return Opportunity(position, choice, gates, book.liquidation(choice.pair, account.borrower, choice.plan.repay))

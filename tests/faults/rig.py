@@ -389,7 +389,7 @@ async def running(made: Rig) -> AsyncIterator[None]:
     )
     engine = Engine(wired, block_time=12, audit_every=3, audit_sample=1_000)
     stop = asyncio.Event()
-    async with Heads(parts.client, block_time=0.1, poll_interval=0.02) as heads:
+    async with Heads(parts.client, block_time=0.1, poll_interval=0.02, least_silence=0.0) as heads:
         made.task = asyncio.create_task(engine.run(until(stop, heads), stop))
         try:
             yield

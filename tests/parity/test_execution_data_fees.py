@@ -124,6 +124,27 @@ async def test_the_wrong_word_for_a_chain_is_said(rollup: Rollup) -> None:
         data_fee("zk", rollup.client, CHAIN)
 
 
+async def test_gas_is_priced_by_the_chains_own_rule(rollup: Rollup) -> None:
+    """Ethereum's is exact; the OP stack's never below what its parameters allow; Arbitrum's is what the head says."""
+    rollup.place("DataFeeOracle", GAS_PRICE_ORACLE)
+    rollup.place("DataFeeInterface", NODE_INTERFACE)
+    rng = random.Random(SEED)
+    real = await rollup.client.head()
+    for _ in range(300):
+        limit = rng.choice((30_000_000, 240_000_000, 1 << 50))
+        base = rng.choice((1, 7, rng.randrange(1, 10**8), rng.randrange(1, 10**11)))
+        head = replace(real, base_fee=base, gas_limit=limit, gas_used=rng.randrange(min(limit, 10**9)))
+        assert NoDataFee().next_base_fee(head) == head.next_base_fee()
+        op, arbitrum = OpDataFee(rollup.client, CHAIN), ArbitrumDataFee(rollup.client)
+        for elasticity, denominator in ((6, 50), (6, 250), (2, 250), (10, 250)):
+            target = limit // elasticity
+            rise = max(base * max(head.gas_used - target, 0) // target // denominator, 1)
+            assert base + rise <= op.next_base_fee(head) <= base + base // 10 + 1
+        assert arbitrum.next_base_fee(head) == base
+        assert (await FeeSource(rollup.client, POLICY, op).quote(head)).base_fee == op.next_base_fee(head)
+        assert (await FeeSource(rollup.client, POLICY, arbitrum).quote(head)).base_fee == base
+
+
 async def test_plans_count_a_usual_transaction(rollup: Rollup) -> None:
     """The fee quote of a head has the data of a transaction of usual size in wei, asked for once per head."""
     rollup.place("DataFeeOracle", GAS_PRICE_ORACLE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +112,15 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(fork: Fork, folder: Path, *, live: bool) -> AsyncIterator[Scene]:
+async def scene(
+    fork: Fork, folder: Path, *, live: bool, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[Scene]:
     with fork.actors.block() as receipts:
         fork.actors.submit(OPERATOR, None, creation_code(OPERATOR, OPERATOR, OPERATOR), gas=6_000_000)
     path = folder / "keeper.toml"
     path.write_text(config_text(fork.world, fork.ws, folder, 12, 0, address(receipts[0]["contractAddress"])))
     (folder / "operator.key").write_text(OPERATOR_KEY)
-    config = load(path, {"KEEPER__CHAIN__MAX_HEAD_AGE": "1000000h"})
+    config = load(path, {"KEEPER__CHAIN__MAX_HEAD_AGE": "1000000h", **(environ or {})})
     async with (
         assemble(config, live=live, watching=True) as parts,
         app._desk(parts) as (journal, submitter),

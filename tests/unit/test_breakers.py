@@ -120,6 +120,8 @@ def test_prediction_error_wants_a_row_of_attempts(sign: int) -> None:
 def test_the_balance_pays_for_a_few_attempts() -> None:
     """5 attempts of 1,000 gas at 7 wei are 35,000 wei."""
     assert breakers.balance(35_000, 7, LIMITS) is None
+    assert breakers.balance(35_000 + 5 * 100, 7, LIMITS, 100) is None, "what a roll-up charges for data beside the gas"
+    assert breakers.balance(35_000 + 5 * 100 - 1, 7, LIMITS, 100) is not None
     trip = breakers.balance(34_999, 7, LIMITS)
     assert trip is not None
     assert trip.numbers == {"balance": 34_999, "limit": 35_000}

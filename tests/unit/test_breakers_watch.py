@@ -14,7 +14,7 @@ from keeper.assembly import Assembly
 from keeper.chain.connection import Stats
 from keeper.chain.refusals import Kind, Refusal
 from keeper.errors import BadData, Halt, Transient
-from keeper.model import Hash, Head
+from keeper.model import FeeQuote, Hash, Head
 from keeper.safety import Safety
 from keeper.strategy.breakers import ENDPOINTS, HEAD_AGE, RPC, Limits, Trip
 from keeper.watch import Watch
@@ -84,6 +84,7 @@ class Scene:
             signers=(SimpleNamespace(address="0x" + "a1" * 20),),
             vitals=self.vitals,
             metrics=SimpleNamespace(signer_balance=SimpleNamespace(set=lambda value: None)),
+            fees=SimpleNamespace(quote=self._quote),
             client=SimpleNamespace(
                 stats=self.stats,
                 pool=SimpleNamespace(endpoints=nodes),
@@ -97,6 +98,9 @@ class Scene:
             ),
         )
         self.watch = Watch(cast(Assembly, self.parts), cast(Safety, self.heard))
+
+    async def _quote(self, head: Head) -> FeeQuote:
+        return FeeQuote(head.base_fee, 10**9, data_fee=10**14)
 
     async def _request(self, method: str, params: Sequence[Any]) -> Any:
         if isinstance(self.balance, Exception):
@@ -131,10 +135,10 @@ async def test_the_head_ages_by_the_clock() -> None:
 async def test_the_balance_is_read_where_something_is_paid_for() -> None:
     """Live only; a node that does not answer measures nothing, neither fine nor a cause."""
     scene = Scene()
-    price = HEAD.next_base_fee() + 10**9
-    scene.balance = hex(5 * 1_000_000 * price)
+    needed = 5 * (1_000_000 * (HEAD.base_fee + 10**9) + 10**14)
+    scene.balance = hex(needed)
     assert (await scene.look())["signer_balance"] is None
-    scene.balance = hex(5 * 1_000_000 * price - 1)
+    scene.balance = hex(needed - 1)
     assert (await scene.look())["signer_balance"] is not None
     for broken in (Transient("away"), BadData("nonsense"), "0xzz", None):
         scene.balance = broken

@@ -100,12 +100,29 @@ async def test_a_reorganised_head_is_handed_out_even_when_it_is_lower() -> None:
 async def test_a_silent_subscription_is_noticed_by_the_watchdog() -> None:
     """When no head is announced for 2.5 block times the node is asked, and the subscription made anew."""
     chain, (node,), client = world(push=True)
-    async with Heads(client, block_time=0.02) as heads:
+    async with Heads(client, block_time=0.02, least_silence=0.0) as heads:
         await soon(heads)
         chain.mine()  # not announced
         assert await soon(heads) == chain.head
         await asyncio.sleep(0.02)
         assert len(node.subscribers) >= 2
+
+
+async def test_quick_blocks_may_come_in_bursts() -> None:
+    """On a chain with four blocks a second a moment without any is no silence: the node is not asked."""
+    chain, (node,), client = world(push=True)
+    async with Heads(client, block_time=0.01, least_silence=30.0) as heads:
+        await soon(heads)
+        await pause()
+        asked = len(node.messages)
+        chain.mine()  # not announced
+        await asyncio.sleep(0.1)
+        assert len(node.messages) == asked
+        node.announce()
+        assert await soon(heads) == chain.head
+        assert len(node.subscribers) == 1
+    assert Heads(client, block_time=0.25)._silence == 2.0
+    assert Heads(client, block_time=2.0)._silence == 5.0
 
 
 async def test_a_lost_connection_is_resubscribed_elsewhere() -> None:

@@ -338,7 +338,7 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
     lines = re.sub(r"^#(\w+ = )", r"\1", off, flags=re.MULTILINE).splitlines()
     placeholders = (
         "endpoints_file", "address ", "keystore", "password_file", "private_key_file", "signing_key_file",
-        "public_after", "remote_url", "channels_file", "severe_channels_file",
+        "public_after", "remote_url", "sequencer_feed", "channels_file", "severe_channels_file",
     )  # fmt: skip
     filled.write_text("\n".join(line for line in lines if not line.startswith(placeholders)))
     assert load(filled, RPC).model_dump() == plain.model_dump()

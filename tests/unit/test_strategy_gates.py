@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from keeper.model import Address, FeeQuote, Head, Plan, Route, SkipReason, Token
+from keeper.model import Address, FeeQuote, Head, Plan, Route, SkipReason, Token, Uptime
 from keeper.ports import Position
 from keeper.strategy.gates import GateContext, GateResult, Gates, GateSettings, first_closed
 from tests.support.strategy_fakes import BTC, HEAD, NATIVE, NONE, PRICES, USD, FakePair, position
@@ -98,16 +98,16 @@ def test_a_sound_plan_passes_every_gate() -> None:
     """Nothing is closed, and every gate has answered with a sentence."""
     results = evaluate()
     assert only_closed(results) is None
-    assert len(results) == 12
+    assert len(results) == 13
     assert all(result.detail for result in results.values())
     assert first_closed(tuple(results.values())) is None
 
 
 def test_all_gates_answer_even_when_the_first_is_closed() -> None:
-    """A closed gate hides no other: all twelve answer, and the first closed one is what a skip is counted under."""
+    """A closed gate hides no other: all thirteen answer, and the first closed one is what a skip is counted under."""
     context = GateContext(now=NOW + 1_000, market_trusted=False, market_reason="log missing", paused=True)
     results = evaluate(context=context)
-    assert len(results) == 12
+    assert len(results) == 13
     closed = [name for name, result in results.items() if not result.open]
     assert closed == ["market_unknown", "paused", "stale_head"]
     first = first_closed(tuple(results.values()))
@@ -141,6 +141,36 @@ def test_the_state_of_the_process_closes_its_gate(
     assert only_closed(results) == name
     if name is not None:
         assert results[name].reason == reason
+
+
+AT = PLAN.timestamp
+
+
+@pytest.mark.parametrize(
+    ("uptime", "said", "numbers"),
+    [
+        (None, None, {}),
+        (Uptime(up=True, since=AT - 3_601, grace=3_600), None, {"grace": 3_600, "up_for": 3_601}),
+        (Uptime(up=True, since=AT - 3_600, grace=3_600), "up for 3600 s", {"grace": 3_600, "up_for": 3_600}),
+        (Uptime(up=True, since=AT - 1, grace=0), None, {"grace": 0, "up_for": 1}),
+        (Uptime(up=True, since=AT, grace=0), "up for 0 s", {"grace": 0, "up_for": 0}),
+        (Uptime(up=True, since=AT + 9, grace=0), "up for 0 s", {"grace": 0, "up_for": 0}),
+        (Uptime(up=False, since=AT - 9_999, grace=3_600), "down for 9999 s", {"grace": 3_600, "down_for": 9_999}),
+        (Uptime(up=None, grace=60, unknown="the feed is silent"), "unknown: the feed is silent", {"grace": 60}),
+        (Uptime(up=None), "unknown: no reason given", {"grace": 0}),
+    ],
+)
+def test_the_sequencer_must_have_been_up_for_more_than_the_grace(
+    uptime: Uptime | None, said: str | None, numbers: dict[str, int]
+) -> None:
+    """By the time of inclusion, strictly, as `PriceOracleSentinel` counts; down and unknown are closed alike."""
+    results = evaluate(context=GateContext(NOW, uptime=uptime))
+    gate = results["sequencer"]
+    assert gate.numbers == numbers
+    assert only_closed(results) == (None if said is None else "sequencer")
+    if said is not None:
+        assert said in gate.detail
+        assert gate.skip().reason is SkipReason.SEQUENCER
 
 
 def test_the_profit_floor_is_a_net_of_at_least_the_minimum() -> None:
