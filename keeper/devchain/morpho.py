@@ -64,9 +64,7 @@ def market_of(
     """The market of these parameters, whose id is the hash of them."""
     words = (tokens[loan], tokens[collateral], oracle, irm, lltv)
     hashed = keccak(encode(["address", "address", "address", "address", "uint256"], words))
-    return MorphoMarket(
-        "0x" + hashed.hex(), collateral, loan, tokens[collateral], tokens[loan], oracle, irm, lltv
-    )
+    return MorphoMarket("0x" + hashed.hex(), collateral, loan, tokens[collateral], tokens[loan], oracle, irm, lltv)
 
 
 def build_morpho(on: Deployer, tokens: Mapping[str, Address], feeds: Mapping[str, Address]) -> Morpho:

@@ -47,7 +47,19 @@ _PACKAGES = (
     "solc-0.8.19",
 )
 # Every file whose text decides what the built chain contains.
-_SOURCES = ("aave302", "aave36", "anvil", "artifacts", "calls", "catalogue", "deploy", "lending", "morpho", "uniswap", "world")
+_SOURCES = (
+    "aave302",
+    "aave36",
+    "anvil",
+    "artifacts",
+    "calls",
+    "catalogue",
+    "deploy",
+    "lending",
+    "morpho",
+    "uniswap",
+    "world",
+)
 _BUILD_GAS = 60_000_000
 _ETH = 10**18
 
