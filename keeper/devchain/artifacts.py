@@ -82,6 +82,34 @@ def uniswap_v3(path: str, package: str = "v3-core") -> Artifact:
     return published(f"@uniswap/{package}", f"artifacts/contracts/{path}.sol/{posixpath.basename(path)}.json")
 
 
+_IRM = "types/factories/lib/morpho-blue-irm/src/adaptive-curve-irm/AdaptiveCurveIrm__factory.js"
+_TYPECHAIN_CODE = re.compile(r'_bytecode = "0x([0-9a-f]+)"')
+
+
+@cache
+def morpho_blue() -> Artifact:
+    """Morpho Blue, compiled from ``@morpho-org/morpho-blue`` as it is deployed (about 17 s the first time)."""
+    settings = {
+        "optimizer": {"enabled": True, "runs": 999_999},
+        "viaIR": True,
+        "evmVersion": "paris",
+        "metadata": {"bytecodeHash": "none"},
+    }
+    entry = "@morpho-org/morpho-blue/src/Morpho.sol"
+    return _compiled("morpho-blue", [entry], MODULES, settings, compiler="solc-0.8.19")["Morpho"]
+
+
+@cache
+def adaptive_curve_irm() -> Artifact:
+    """Morpho's interest rate model as ``@morpho-org/morpho-blue-bundlers`` publishes it, in a TypeChain factory."""
+    package = "@morpho-org/morpho-blue-bundlers"
+    package_version(package)
+    found = _TYPECHAIN_CODE.search((MODULES / package / _IRM).read_text())
+    if found is None:
+        raise ConfigError(f"{MODULES / package / _IRM} holds no bytecode: run `make install` first")
+    return Artifact("AdaptiveCurveIrm", found[1], (), ("address",))
+
+
 AAVE_36 = (
     *(f"protocol/libraries/logic/{name}Logic" for name in ("Borrow", "FlashLoan", "Liquidation", "Pool", "Supply")),
     "protocol/libraries/logic/ConfiguratorLogic",
@@ -112,10 +140,12 @@ def own_contracts() -> Mapping[str, Artifact]:
     return _compiled("devchain", sorted(path.name for path in CONTRACTS.glob("*.sol")), CONTRACTS, settings)
 
 
-def _compiled(name: str, entries: Sequence[str], root: Path, settings: dict[str, Any]) -> Mapping[str, Artifact]:
+def _compiled(
+    name: str, entries: Sequence[str], root: Path, settings: dict[str, Any], compiler: str = "solc"
+) -> Mapping[str, Artifact]:
     """Compile the first contract named like its file, for each entry; cached by sources, settings and compiler."""
     sources = _closure(entries, root)
-    key = digest([package_version("solc"), sources, settings, list(entries)])
+    key = digest([package_version(compiler), sources, settings, list(entries)])
 
     def build(directory: Path) -> None:
         request = {
@@ -129,7 +159,7 @@ def _compiled(name: str, entries: Sequence[str], root: Path, settings: dict[str,
                 },
             },
         }
-        answer = compile_standard(request)
+        answer = compile_standard(request, compiler)
         found = {
             contract: {
                 "abi": made["abi"],

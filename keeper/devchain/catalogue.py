@@ -99,6 +99,35 @@ SECOND_FLASH_PREMIUM = 9  # bps
 
 
 @dataclass(frozen=True, slots=True)
+class MorphoSpec:
+    """A Morpho Blue market: `lltv` in basis points, `supply` and `borrow` in whole loan tokens."""
+
+    collateral: str
+    loan: str
+    lltv: int
+    supply: int
+    borrow: int  # by the standing borrower, whose collateral is beyond any crash
+
+    @property
+    def name(self) -> str:
+        """Collateral and loan token, as the market is usually called."""
+        return f"{self.collateral}/{self.loan}"
+
+
+MORPHO_LLTVS = (3_850, 6_250, 7_700, 8_600, 9_150, 9_450, 9_650)
+MORPHO_MARKETS = (
+    MorphoSpec("WETH", "USDC", 8_600, 60_000_000, 50_000_000),
+    MorphoSpec("WBTC", "USDC", 8_600, 80_000_000, 71_000_000),
+    MorphoSpec("wstETH", "USDC", 8_600, 30_000_000, 24_000_000),
+    MorphoSpec("wstETH", "WETH", 9_450, 20_000, 18_400),
+    MorphoSpec("WBTC", "USDT", 8_600, 20_000_000, 15_000_000),
+    MorphoSpec("LINK", "DAI", 7_700, 5_000_000, 2_000_000),
+    MorphoSpec("WETH", "WBTC", 9_150, 300, 200),
+    MorphoSpec("CRV", "USDC", 6_250, 2_000_000, 500_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSpec:
     """A pool and its seeded value: `full` and `narrow` in USD per side, over the whole range and in `ranges` positions.
 

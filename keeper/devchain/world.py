@@ -18,6 +18,7 @@ from keeper.devchain.catalogue import (
     GENESIS,
     MAIN,
     MAIN_RESERVES,
+    MORPHO_MARKETS,
     SECOND,
     SECOND_RESERVES,
     TOKENS,
@@ -26,6 +27,7 @@ from keeper.devchain.catalogue import (
 )
 from keeper.devchain.deploy import Deployer
 from keeper.devchain.lending import Market, ReserveTokens
+from keeper.devchain.morpho import BORROW, SUPPLY, SUPPLY_COLLATERAL, Morpho, MorphoMarket, build_morpho
 from keeper.devchain.store import digest, stored
 from keeper.devchain.uniswap import Pool, Uniswap, build_uniswap, dollars
 from keeper.model import Address, Token, address
@@ -34,15 +36,30 @@ _PACKAGES = (
     "@aave-dao/aave-v3-origin",
     "@aave/core-v3",
     "@bgd-labs/solidity-utils",
+    "@morpho-org/morpho-blue",
+    "@morpho-org/morpho-blue-bundlers",
     "@openzeppelin/contracts",
     "@openzeppelin/contracts-upgradeable",
     "@uniswap/v2-core",
     "@uniswap/v3-core",
     "@uniswap/v3-periphery",
     "solc",
+    "solc-0.8.19",
 )
 # Every file whose text decides what the built chain contains.
-_SOURCES = ("aave302", "aave36", "anvil", "artifacts", "calls", "catalogue", "deploy", "lending", "uniswap", "world")
+_SOURCES = (
+    "aave302",
+    "aave36",
+    "anvil",
+    "artifacts",
+    "calls",
+    "catalogue",
+    "deploy",
+    "lending",
+    "morpho",
+    "uniswap",
+    "world",
+)
 _BUILD_GAS = 60_000_000
 _ETH = 10**18
 
@@ -72,6 +89,7 @@ class World:
     feeds: Mapping[str, Feed]
     markets: Mapping[str, Market]
     uniswap: Uniswap
+    morpho: Morpho
     height: int
     timestamp: int
 
@@ -106,6 +124,7 @@ class World:
                 "feeds": {s: Feed(**feed) for s, feed in raw["feeds"].items()},
                 "markets": {name: _market(market) for name, market in raw["markets"].items()},
                 "uniswap": Uniswap(**uniswap),
+                "morpho": _morpho(raw["morpho"]),
             }
         )
 
@@ -155,6 +174,8 @@ def _build(directory: Path) -> None:
         uniswap = build_uniswap(on, tokens, desk)
         _seed(on, main, MAIN_RESERVES, tokens)
         _seed(on, second, SECOND_RESERVES, tokens)
+        morpho = build_morpho(on, tokens, proxies)
+        _seed_morpho(on, morpho, tokens)
         head = rpc.block()
         world = World(
             chain_id=CHAIN_ID,
@@ -164,6 +185,7 @@ def _build(directory: Path) -> None:
             feeds=feeds,
             markets={MAIN: main, SECOND: second},
             uniswap=uniswap,
+            morpho=morpho,
             height=int(head["number"], 16),
             timestamp=int(head["timestamp"], 16),
         )
@@ -218,6 +240,37 @@ def _seed(on: Deployer, market: Market, reserves: tuple[ReserveSpec, ...], token
                 acting.send(market.pool, signature, tokens[reserve.symbol], amount, 2, 0, who)
         acting.flush()
         on.resume()
+
+
+def _seed_morpho(on: Deployer, morpho: Morpho, tokens: Mapping[str, Address]) -> None:
+    """Supply every market, and let the standing borrower owe a part of it."""
+    specs = {spec.symbol: spec for spec in TOKENS}
+    for spec in MORPHO_MARKETS:
+        supplied = spec.supply * 10 ** specs[spec.loan].decimals
+        worth = 20 * spec.borrow * specs[spec.loan].price // specs[spec.collateral].price + 1
+        pledged = worth * 10 ** specs[spec.collateral].decimals
+        _give(on, specs[spec.loan], tokens[spec.loan], STANDING_SUPPLIER, supplied)
+        _give(on, specs[spec.collateral], tokens[spec.collateral], STANDING_BORROWER, pledged)
+        on.flush()
+        params = morpho.markets[spec.name].params
+        acting = Deployer(on.rpc, STANDING_SUPPLIER, _BUILD_GAS)
+        # The silent token wants its allowance taken back before it is changed.
+        for amount in (0, supplied):
+            acting.send(tokens[spec.loan], "approve(address,uint256)", morpho.address, amount)
+        acting.send(morpho.address, SUPPLY, params, supplied, 0, STANDING_SUPPLIER, b"")
+        acting.flush()
+        acting = Deployer(on.rpc, STANDING_BORROWER, _BUILD_GAS)
+        for amount in (0, pledged):
+            acting.send(tokens[spec.collateral], "approve(address,uint256)", morpho.address, amount)
+        acting.send(morpho.address, SUPPLY_COLLATERAL, params, pledged, STANDING_BORROWER, b"")
+        owed = spec.borrow * 10 ** specs[spec.loan].decimals
+        acting.send(morpho.address, BORROW, params, owed, 0, STANDING_BORROWER, STANDING_BORROWER)
+        acting.flush()
+        on.resume()
+
+
+def _morpho(raw: dict[str, Any]) -> Morpho:
+    return Morpho(**raw | {"markets": {name: MorphoMarket(**market) for name, market in raw["markets"].items()}})
 
 
 def _market(raw: dict[str, Any]) -> Market:

@@ -12,7 +12,7 @@ import pytest
 from keeper.errors import BadData
 from keeper.model import Address
 from keeper.protocols.aave_v3 import snapshot
-from keeper.protocols.aave_v3.columns import wide_sum
+from keeper.protocols.columns import wide_sum
 from keeper.protocols.aave_v3.ledger import DEBT, IGNORED, KINDS, SUPPLY, Ledger, kind, slot
 from keeper.rewind import Rewind
 

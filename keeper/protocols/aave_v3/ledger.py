@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.model import Address
-from keeper.protocols.aave_v3.columns import Column, WideColumn, wide_sum
+from keeper.protocols.columns import Column, WideColumn, wide_sum
 from keeper.rewind import Rewind
 
 SUPPLY, DEBT = 0, 1

@@ -1,0 +1,136 @@
+"""A book on disk: versioned, checksummed, tied to one deployment; no pickle."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from keeper.errors import BadData
+from keeper.model import Address
+from keeper.protocols.morpho_blue.follower import Follower, PreTerms
+from keeper.protocols.morpho_blue.irm import Kind
+from keeper.protocols.morpho_blue.ledger import Ledger
+from keeper.protocols.morpho_blue.market import Params, State
+from keeper.protocols.morpho_blue.registry import Registry
+
+_MAGIC = b"keeper/morpho_blue/1"
+_DIGEST = 16
+_ADDRESS = 20
+_COLUMNS = ("market", "user", "supply", "borrow", "collateral")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A parsed snapshot."""
+
+    morpho: Address
+    start_block: int
+    block: int
+    factories: frozenset[Address]
+    words: dict[str, Any]
+    arrays: dict[str, Any]
+
+
+def dump(
+    morpho: Address, start_block: int, block: int, registry: Registry, ledger: Ledger, follower: Follower
+) -> bytes:
+    """Everything logs told, and what the rate models were found to be."""
+    words = {
+        "morpho": morpho,
+        "start": start_block,
+        "block": block,
+        "factories": sorted(follower.factories),
+        "recipient": follower.recipient.get(""),
+        "kinds": {model: int(kind) for model, kind in registry.kinds.items()},
+        "markets": [
+            [
+                p.id,
+                p.place,
+                p.loan,
+                p.collateral,
+                p.oracle,
+                p.irm,
+                str(p.lltv),
+                *(str(w) for w in registry.states[n].words),
+            ]
+            for n, p in sorted(registry.params.items())
+        ],
+        "targets": {str(number): str(rate) for number, rate in registry.targets.items()},
+        "contracts": [
+            [t.contract, t.market, str(t.lltv), *(str(w) for w in (*t.close, *t.incentive)), t.oracle]
+            for t in follower.contracts.values()
+        ],
+    }
+    users, entries = ledger.counts
+    names = np.frombuffer(bytes.fromhex("".join(name[2:] for name in ledger.names[:users])), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        words=np.frombuffer(json.dumps(words).encode(), np.uint8),
+        names=names.reshape(users, _ADDRESS),
+        allowed=np.array(list(ledger.allowed), np.int64),
+        **{column: getattr(ledger, column).live(entries) for column in _COLUMNS},
+    )
+    body = buffer.getvalue()
+    return _MAGIC + blake2b(body, digest_size=_DIGEST).digest() + body
+
+
+def parse(data: bytes) -> Stored:
+    """The inverse of `dump`, not yet put anywhere; raises BadData when it is damaged or of another version."""
+    head = len(_MAGIC) + _DIGEST
+    if not data.startswith(_MAGIC):
+        raise BadData("the stored Morpho book is of another version or no Morpho book at all")
+    body = data[head:]
+    if blake2b(body, digest_size=_DIGEST).digest() != data[len(_MAGIC) : head]:
+        raise BadData("the stored Morpho book is damaged (checksum)")
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("names", "allowed", *_COLUMNS)}
+            words = json.loads(file["words"].tobytes())
+        return Stored(
+            Address(words["morpho"]),
+            int(words["start"]),
+            int(words["block"]),
+            frozenset(Address(f) for f in words["factories"]),
+            words,
+            arrays,
+        )
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise BadData(f"the stored Morpho book cannot be read: {error}") from error
+
+
+def fill(stored: Stored, registry: Registry, ledger: Ledger, follower: Follower) -> None:
+    """Put a snapshot into empty parts; raises BadData when something is missing from it."""
+    words = stored.words
+    try:
+        for model, kind in words["kinds"].items():
+            registry.set_kind(Address(model), Kind(kind))
+        for number, (id_, place, loan, collateral, oracle, model, lltv, *state) in enumerate(words["markets"]):
+            params = Params(id_, place, Address(loan), Address(collateral), Address(oracle), Address(model), int(lltv))
+            ledger.market_created(registry.create(params, 0))
+            registry.set_state(number, State(*(int(word) for word in state)))
+        for number, rate in words["targets"].items():
+            registry.set_target(int(number), int(rate))
+        if words["recipient"] is not None:
+            follower.recipient[""] = Address(words["recipient"])
+        for contract, market, lltv, close1, close2, incentive1, incentive2, oracle in words["contracts"]:
+            follower.contracts[Address(contract)] = PreTerms(
+                Address(contract),
+                int(market),
+                int(lltv),
+                (int(close1), int(close2)),
+                (int(incentive1), int(incentive2)),
+                Address(oracle),
+            )
+        text = stored.arrays["names"].tobytes().hex()
+        size = 2 * _ADDRESS
+        names = [Address("0x" + text[at : at + size]) for at in range(0, len(text), size)]
+        ledger.fill(names, stored.arrays)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BadData(f"the stored Morpho book is incomplete: {error}") from error
