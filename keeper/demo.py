@@ -309,6 +309,8 @@ def _as_expected(expected: Expected, state: str) -> bool:
             return state in ("unprofitable", "profit_floor")
         case Expected.BARRED:
             return state == "no_pair"
+        case Expected.REFUSED:
+            return state == "oracle_gap"
         case Expected.HEALTHY:
             return state == "healthy"
 

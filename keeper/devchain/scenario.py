@@ -41,6 +41,7 @@ class Expected(StrEnum):
     LIQUIDATE = "liquidate"
     UNPROFITABLE = "unprofitable"  # liquidatable, but what is left after costs is below any sensible floor
     BARRED = "barred"  # liquidatable by its health, but the protocol forbids it for now
+    REFUSED = "refused"  # liquidatable, at a price of the protocol's that the pools contradict
     HEALTHY = "healthy"
 
 
@@ -60,6 +61,14 @@ class Borrower:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "account", account(f"{self.market} {self.label}"))
+
+    def known_as(self, world: World) -> str:
+        """The market's name in the journal."""
+        return self.market
+
+    def health_factor(self, rpc: Rpc, world: World) -> int:
+        """What the pool says; wad."""
+        return Actors(rpc, world).standing(world.markets[self.market], self.account).health_factor
 
 
 _TAKE, _NOT_WORTH, _BARRED, _FINE = Expected.LIQUIDATE, Expected.UNPROFITABLE, Expected.BARRED, Expected.HEALTHY
