@@ -12,8 +12,8 @@ import pytest
 from keeper.errors import BadData
 from keeper.model import Address
 from keeper.protocols.aave_v3 import snapshot
-from keeper.protocols.columns import wide_sum
 from keeper.protocols.aave_v3.ledger import DEBT, IGNORED, KINDS, SUPPLY, Ledger, kind, slot
+from keeper.protocols.columns import wide_sum
 from keeper.rewind import Rewind
 
 pytestmark = pytest.mark.property
