@@ -13,6 +13,7 @@ from keeper.model import Address
 from keeper.ports import Alerter, Book, FlashSource, Venue
 from keeper.protocols.aave_v3 import AaveV3Book, AaveV3Flash
 from keeper.protocols.compound_v3 import CometBook
+from keeper.protocols.morpho_blue import MorphoBlueBook, MorphoBlueFlash
 from keeper.venues.router import PoolSource
 from keeper.venues.uniswap_v2 import UniswapV2
 from keeper.venues.uniswap_v3.flash import UniswapV3Flash
@@ -78,6 +79,20 @@ def _compound_v3(name: str, table: Market, around: Surroundings) -> tuple[Book, 
     return book, ()
 
 
+def _morpho_blue(name: str, table: Market, around: Surroundings) -> tuple[Book, tuple[FlashSource, ...]]:
+    book = MorphoBlueBook(
+        name,
+        table.root,
+        table.start_block,
+        around.wrapped_native,
+        around.alerter,
+        factories=table.further,
+        slack_seconds=around.slack_seconds,
+        undo_depth=around.undo_depth,
+    )
+    return book, (MorphoBlueFlash(book),)
+
+
 def _uniswap_v2(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
     fee_bps = 30 if table.fee_bps is None else table.fee_bps
     return UniswapV2(table.root, table.start_block, (), fee_bps, name), ()
@@ -88,13 +103,14 @@ def _uniswap_v3(name: str, table: VenueTable, around: Surroundings) -> tuple[Tra
     return venue, (UniswapV3Flash(venue, around.executor),)
 
 
-PROTOCOLS: dict[str, MarketKind] = {"aave_v3": _aave_v3, "compound_v3": _compound_v3}
+PROTOCOLS: dict[str, MarketKind] = {"aave_v3": _aave_v3, "compound_v3": _compound_v3, "morpho_blue": _morpho_blue}
 VENUES: dict[str, VenueKind] = {"uniswap_v2": _uniswap_v2, "uniswap_v3": _uniswap_v3}
 
 
 PROBES: dict[str, Probe] = {
     "aave_v3": Probe("aave_provider", "getPool", (), "PoolAddressesProvider of Aave V3"),
     "compound_v3": Probe("comet", "baseToken", (), "Comet of Compound V3"),
+    "morpho_blue": Probe("morpho_blue", "feeRecipient", (), "Morpho Blue"),
     "uniswap_v2": Probe("uniswap_v2_factory", "allPairsLength", (), "factory of Uniswap V2"),
     "uniswap_v3": Probe("uniswap_v3_factory", "feeAmountTickSpacing", (500,), "factory of Uniswap V3"),
 }
@@ -115,6 +131,11 @@ def check_words(config: Config) -> None:
         f"venues.{name}.fee_bps: pools of this kind state their own fees; remove the key"
         for name, table in config.venues.items()
         if table.kind == "uniswap_v3" and table.fee_bps is not None
+    ]
+    wrong += [
+        f"markets.{name}.further: markets of this kind have no further contracts; remove the key"
+        for name, table in config.markets.items()
+        if table.protocol != "morpho_blue" and table.further
     ]
     if wrong:
         raise ConfigError("; ".join(wrong))

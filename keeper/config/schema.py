@@ -99,6 +99,9 @@ class Market(Section):
     protocol: Word = Field(description="How the market works, for example `aave_v3`.")
     addresses_provider: Address = Field(description="The contract from which all others of the market are found.")
     start_block: Whole = Field(description="Block the market was deployed in; events are read from there.")
+    further: Addresses = Field(
+        (), description="Further contracts of the protocol, where its kind knows any (Morpho: PreLiquidationFactory)."
+    )
 
     @property
     def root(self) -> model.Address:

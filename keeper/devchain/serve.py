@@ -124,6 +124,13 @@ def config_text(
             f'addresses_provider = "{market.addresses_provider}"',
             f"start_block = {market.start_block}",
         ]
+    lines += [
+        "",
+        f"[markets.{world.morpho.name}]",
+        'protocol = "morpho_blue"',
+        f'addresses_provider = "{world.morpho.address}"',
+        f"start_block = {world.morpho.start_block}",
+    ]
     uniswap = world.uniswap
     for kind, factory, start in (
         ("uniswap_v2", uniswap.v2_factory, uniswap.v2_start_block),
