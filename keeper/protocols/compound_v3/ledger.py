@@ -41,6 +41,7 @@ class Ledger:
         self._named: deque[tuple[int, set[int]]] = deque(maxlen=self._depth)
         self.borrowed = 0  # Σ of what is owed, principal
         self._debts = np.zeros(_FIRST_CAPACITY)  # derived
+        self._signs = np.zeros(_FIRST_CAPACITY, np.int8)  # derived, of the principals
         self._amounts = np.zeros((_FIRST_CAPACITY, SLOTS))  # derived
 
     def user(self, name: Address) -> int:
@@ -53,6 +54,7 @@ class Ledger:
             self.principals.append(0)
             if found == len(self._debts):
                 self._debts = np.concatenate([self._debts, np.zeros_like(self._debts)])
+                self._signs = np.concatenate([self._signs, np.zeros_like(self._signs)])
                 self._amounts = np.concatenate([self._amounts, np.zeros_like(self._amounts)])
         return found
 
@@ -98,6 +100,7 @@ class Ledger:
         self.borrowed += max(-principal, 0) - max(-before, 0)
         self.principals[user] = principal
         self._debts[user] = float(max(-principal, 0))
+        self._signs[user] = (principal > 0) - (principal < 0)
         return True
 
     def back(self, number: int) -> None:
@@ -128,9 +131,10 @@ class Ledger:
         Base that a borrower sends to another by `transfer` is in no log on either side (CometWithExtendedAssetList:
         transferBase emits only what is supplied or withdrawn).
         """
-        some = self._debts > 0
-        some |= self._amounts.any(axis=1)
-        return [user for user in np.flatnonzero(some[: len(self.names)]).tolist() if self.principals[user] <= 0]
+        count = len(self.names)
+        signs = self._signs[:count]
+        found: list[int] = np.flatnonzero((signs < 0) | ((signs == 0) & self._amounts[:count].any(axis=1))).tolist()
+        return found
 
     def total(self, asset: Address) -> int:
         """Collateral of everybody together."""
