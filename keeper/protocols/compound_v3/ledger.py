@@ -37,6 +37,7 @@ class Ledger:
         self.slots: dict[Address, int] = {}
         self.principals: list[int] = []
         self.held: dict[int, int] = {}  # user · SLOTS + slot → amount, never zero
+        self.totals: dict[int, int] = {}  # slot → Σ of what is held
         self.stale: set[int] = set()
         self._named: deque[tuple[int, set[int]]] = deque(maxlen=self._depth)
         self.borrowed = 0  # Σ of what is owed, principal
@@ -89,6 +90,7 @@ class Ledger:
             self._rewind.set(self.held, key, amount)
         else:
             self._rewind.delete(self.held, key)
+        self._rewind.set(self.totals, slot, self.totals.get(slot, 0) + by)
         self._amounts[user, slot] = float(amount)
 
     def set_principal(self, user: int, principal: int) -> bool:
@@ -139,7 +141,7 @@ class Ledger:
     def total(self, asset: Address) -> int:
         """Collateral of everybody together."""
         slot = self.slots.get(asset)
-        return 0 if slot is None else sum(a for key, a in self.held.items() if key % SLOTS == slot)
+        return 0 if slot is None else self.totals.get(slot, 0)
 
     def worth(self, users: NDArray[np.intp], factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Per user Σ collateral · factors[slot]."""
@@ -164,6 +166,7 @@ class Ledger:
         self.held = dict(held)
         for key, amount in held.items():
             user, slot = divmod(key, SLOTS)
+            self.totals[slot] = self.totals.get(slot, 0) + amount
             self._amounts[user, slot] = float(amount)
 
     def mark(self, users: Iterable[int]) -> None:
