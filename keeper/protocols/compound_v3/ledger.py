@@ -145,7 +145,8 @@ class Ledger:
 
     def worth(self, users: NDArray[np.intp], factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Per user Σ collateral · factors[slot]."""
-        sums: NDArray[np.float64] = self._amounts[users] @ factors
+        # All rows are multiplied, since picking the users' first would copy them.
+        sums: NDArray[np.float64] = (self._amounts[: len(self.names)] @ factors)[users]
         return sums
 
     def owed(self, users: NDArray[np.intp]) -> NDArray[np.float64]:
