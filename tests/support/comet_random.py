@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from keeper.devchain import comet
@@ -65,6 +65,11 @@ class CometCrowd:
 
     def step(self, operations: int) -> None:
         """Do this many random operations, several to a block."""
+        for _ in self.blocks(operations):
+            pass
+
+    def blocks(self, operations: int) -> Iterator[None]:
+        """Do this many random operations, and let the caller look after every block."""
         names = list(_WEIGHTS)
         while operations > 0:
             count = min(self.random.choice((1, 2, 4, 8)), operations)
@@ -82,10 +87,12 @@ class CometCrowd:
                 if last > first and all(int(r["status"], 16) for r in receipts[first:last]):
                     self.done[name] += 1
                 first = last
+            yield
             if self.random.random() < 0.1:
                 self.tried["time"] += 1
                 self.done["time"] += 1
                 self.actors.mine(self.random.choice((60, 3_600, 86_400, 30 * 86_400)))
+                yield
 
     def govern(self) -> None:
         """An upgrade with other factors, rates, targets, and now and then another collateral."""

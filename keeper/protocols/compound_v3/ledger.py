@@ -37,10 +37,12 @@ class Ledger:
         self.slots: dict[Address, int] = {}
         self.principals: list[int] = []
         self.held: dict[int, int] = {}  # user · SLOTS + slot → amount, never zero
+        self.totals: dict[int, int] = {}  # slot → Σ of what is held
         self.stale: set[int] = set()
         self._named: deque[tuple[int, set[int]]] = deque(maxlen=self._depth)
         self.borrowed = 0  # Σ of what is owed, principal
         self._debts = np.zeros(_FIRST_CAPACITY)  # derived
+        self._signs = np.zeros(_FIRST_CAPACITY, np.int8)  # derived, of the principals
         self._amounts = np.zeros((_FIRST_CAPACITY, SLOTS))  # derived
 
     def user(self, name: Address) -> int:
@@ -53,6 +55,7 @@ class Ledger:
             self.principals.append(0)
             if found == len(self._debts):
                 self._debts = np.concatenate([self._debts, np.zeros_like(self._debts)])
+                self._signs = np.concatenate([self._signs, np.zeros_like(self._signs)])
                 self._amounts = np.concatenate([self._amounts, np.zeros_like(self._amounts)])
         return found
 
@@ -87,6 +90,7 @@ class Ledger:
             self._rewind.set(self.held, key, amount)
         else:
             self._rewind.delete(self.held, key)
+        self._rewind.set(self.totals, slot, self.totals.get(slot, 0) + by)
         self._amounts[user, slot] = float(amount)
 
     def set_principal(self, user: int, principal: int) -> bool:
@@ -98,6 +102,7 @@ class Ledger:
         self.borrowed += max(-principal, 0) - max(-before, 0)
         self.principals[user] = principal
         self._debts[user] = float(max(-principal, 0))
+        self._signs[user] = (principal > 0) - (principal < 0)
         return True
 
     def back(self, number: int) -> None:
@@ -128,18 +133,20 @@ class Ledger:
         Base that a borrower sends to another by `transfer` is in no log on either side (CometWithExtendedAssetList:
         transferBase emits only what is supplied or withdrawn).
         """
-        some = self._debts > 0
-        some |= self._amounts.any(axis=1)
-        return [user for user in np.flatnonzero(some[: len(self.names)]).tolist() if self.principals[user] <= 0]
+        count = len(self.names)
+        signs = self._signs[:count]
+        found: list[int] = np.flatnonzero((signs < 0) | ((signs == 0) & self._amounts[:count].any(axis=1))).tolist()
+        return found
 
     def total(self, asset: Address) -> int:
         """Collateral of everybody together."""
         slot = self.slots.get(asset)
-        return 0 if slot is None else sum(a for key, a in self.held.items() if key % SLOTS == slot)
+        return 0 if slot is None else self.totals.get(slot, 0)
 
     def worth(self, users: NDArray[np.intp], factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Per user Σ collateral · factors[slot]."""
-        sums: NDArray[np.float64] = self._amounts[users] @ factors
+        # All rows are multiplied, since picking the users' first would copy them.
+        sums: NDArray[np.float64] = (self._amounts[: len(self.names)] @ factors)[users]
         return sums
 
     def owed(self, users: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -160,6 +167,7 @@ class Ledger:
         self.held = dict(held)
         for key, amount in held.items():
             user, slot = divmod(key, SLOTS)
+            self.totals[slot] = self.totals.get(slot, 0) + amount
             self._amounts[user, slot] = float(amount)
 
     def mark(self, users: Iterable[int]) -> None:

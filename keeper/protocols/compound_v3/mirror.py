@@ -17,6 +17,7 @@ from keeper.protocols.compound_v3.market import PRICE_UNIT, Market, read_market
 from keeper.protocols.compound_v3.state import State
 
 _CHUNK = 5_000  # accounts read at a time
+_ROTATION = 200  # accounts that are looked at in passing whenever some are read
 
 
 class CometMirror:
@@ -24,8 +25,9 @@ class CometMirror:
 
     One request per head, a second one where accounts were touched. Debt can move without any log (see
     `Ledger.exposed`); that shows as an accrual which no log explains or as a total that is not the sum, and whoever may
-    be concerned is then read as well. Two such moves that leave the total as it was, in a block with a logged one, are
-    found by the next audit that comes across them.
+    be concerned is then read as well. What shows in neither way (debt sent from borrower to borrower in a block that
+    also has a logged action, where rounding leaves the total as it was) is found as accounts are looked at in passing,
+    and by audits.
     """
 
     def __init__(self, name: str, comet: Address, start_block: int, alerter: Alerter, *, undo_depth: int = 128) -> None:
@@ -44,6 +46,7 @@ class CometMirror:
             0  # applied since the totals were last judged, and those that accrue by their logs
         )
         self._silent = True  # debt may have moved without a log
+        self._turn = 0  # of the accounts looked at in passing
         self._synced = False
         self._distrust = ""
         self._valuations: dict[int, Valuation] = {}
@@ -149,8 +152,8 @@ class CometMirror:
         if self._market is None or not self._synced or self._follower.upgraded:
             self._take(await read_market(client, head, self.comet))
         whole = self._silent
-        users = self._ledger.stale | set(self._ledger.exposed()) if whole else set(self._ledger.stale)
-        found = await self._read(client, head, users)
+        exposed = self._ledger.exposed()
+        found = await self._read(client, head, self._ledger.stale | set(exposed if whole else self._next(exposed)))
         if not whole and (self._silent or self._ledger.borrowed != found.totals.borrow):
             found = await self._read(client, head, self._ledger.exposed())
         if self._ledger.borrowed != found.totals.borrow:
@@ -165,6 +168,12 @@ class CometMirror:
         self._follower.upgraded = self._silent = False
         self._last = head.number if self._last is None else max(self._last, head.number)
         self._synced = True
+
+    def _next(self, exposed: Sequence[int]) -> Sequence[int]:
+        """The accounts whose turn it is."""
+        self._turn = self._turn if self._turn < len(exposed) else 0
+        start, self._turn = self._turn, self._turn + _ROTATION
+        return exposed[start : self._turn]
 
     async def _read(self, client: Client, head: Head, users: Collection[int]) -> State:
         """What is read at every head, and the principals of `users`, in one request unless they are very many."""

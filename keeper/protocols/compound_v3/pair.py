@@ -8,11 +8,13 @@ from keeper.maths.percentage import BPS
 from keeper.model import Address, FlashOffer, Seizure, Token
 from keeper.protocols.compound_v3.arithmetic import Offer
 
-# Measured on the model contract behind its proxy, with what it leaves out (rewards, liquidator points) added.
-GAS_BUY = 175_000  # approval, buyCollateral and its prices
-GAS_ABSORB = 95_000  # accrual and liquidator points
-GAS_PER_ACCOUNT = 75_000  # its guard, its debt and its health
-GAS_PER_HOLDING = 60_000  # each collateral of an absorbed account is priced twice and moved
+# Measured on the model contract behind its proxy; what it leaves out (rewards, liquidator points) is added.
+GAS_BUY = 150_000  # guard, approval, buyCollateral and its prices
+GAS_BUY_AFTER = 110_000  # the same when an absorb has touched prices and assets before
+GAS_ABSORB = 60_000  # accrual and liquidator points
+GAS_PER_ACCOUNT = 32_000  # its guard and its debt
+GAS_PER_HOLDING = 18_000  # each collateral of each account is priced twice and moved
+GAS_PER_ASSET = 28_000  # the first time one is priced
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Absorbed:
 
     borrower: Address
     principal: int  # negative
-    holdings: int  # collateral assets
+    holdings: int  # how many collateral assets it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class CometPair:
     offer: Offer
     on_sale: int
     absorbs: tuple[Absorbed, ...] = ()
+    assets: int = 0  # different collateral assets of those accounts
 
     @property
     def bonus_bps(self) -> int:
@@ -57,7 +60,8 @@ class CometPair:
         if not self.absorbs:
             return GAS_BUY
         holdings = sum(account.holdings for account in self.absorbs)
-        return GAS_BUY + GAS_ABSORB + GAS_PER_ACCOUNT * len(self.absorbs) + GAS_PER_HOLDING * holdings
+        accounts = GAS_PER_ACCOUNT * len(self.absorbs) + GAS_PER_HOLDING * holdings
+        return GAS_BUY_AFTER + GAS_ABSORB + accounts + GAS_PER_ASSET * self.assets
 
     def budget(self, repay: int) -> int:
         return repay

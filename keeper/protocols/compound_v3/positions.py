@@ -137,7 +137,7 @@ def _groups(scene: Scene, weak: Weak, asset: Asset) -> list[CometPair] | Skip:
         if not sells(now, late):
             refusal = refusal or _not_for_sale(scene, now)
             continue
-        pair = _pair(scene, asset, now.on_sale(asset.token.address), tuple(m.absorbed for m in members[:count]))
+        pair = _pair(scene, asset, now.on_sale(asset.token.address), members[:count])
         if isinstance(pair, Skip):
             refusal = refusal or pair
         else:
@@ -145,7 +145,7 @@ def _groups(scene: Scene, weak: Weak, asset: Asset) -> list[CometPair] | Skip:
     return found or refusal or []
 
 
-def _pair(scene: Scene, asset: Asset, on_sale: int | None, absorbs: tuple[Absorbed, ...]) -> CometPair | Skip:
+def _pair(scene: Scene, asset: Asset, on_sale: int | None, members: Sequence[Weak]) -> CometPair | Skip:
     valuation, base = scene.now.valuation, scene.market.base
     names = f"{base.symbol} for {asset.token.symbol}"
     if on_sale is None:
@@ -155,7 +155,9 @@ def _pair(scene: Scene, asset: Asset, on_sale: int | None, absorbs: tuple[Absorb
     offer, price, base_price = valuation.offer(asset), valuation.price(asset.token.address), valuation.base_price
     if offer is None or price is None or base_price is None:
         return Skip(SkipReason.MARKET_UNKNOWN, f"{names}: no price", {})
-    pair = CometPair(base, asset.token, base_price, price, offer, on_sale, absorbs)
+    absorbs = tuple(member.absorbed for member in members)
+    assets = len({token for member in members for token, _ in member.holdings})
+    pair = CometPair(base, asset.token, base_price, price, offer, on_sale, absorbs, assets)
     if pair.feasible:
         return pair
     return Skip(
