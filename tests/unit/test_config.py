@@ -349,6 +349,7 @@ def test_mainnet_configuration_needs_only_a_node() -> None:
     config = load(CONFIG / "ethereum.toml", RPC)
     assert config.chain.id == 1
     assert {market.protocol for market in config.markets.values()} == {"aave_v3", "compound_v3", "morpho_blue"}
+    assert {"aave", "spark", "comet_usdc", "comet_weth"} <= config.markets.keys()
     with pytest.raises(ConfigError, match="KEEPER_RPC_URL is not set"):
         load(CONFIG / "ethereum.toml", {})
 
