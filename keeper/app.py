@@ -43,6 +43,7 @@ from keeper.ops.doctor import Report, Result
 from keeper.ops.http import Server
 from keeper.ops.numbers import ether
 from keeper.ops.redact import Redactor
+from keeper.ops.relay_metrics import RelayMetrics
 from keeper.ops.signals import stop_event
 from keeper.ops.views import DemoView, ExplainView, GateRow, ScanRow, ScanView
 from keeper.ports import Book, Submitter
@@ -182,7 +183,8 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
         if parts.mode == "live":
             policy = LanePolicy(max_fee=config.strategy.max_gas_price, min_tip=config.strategy.tip)
             if config.relays:
-                relays, private = await open_.enter_async_context(private_relays(config)), private_policy(config)
+                tally, private = RelayMetrics(parts.metrics.registry, config.relays), private_policy(config)
+                relays = await open_.enter_async_context(private_relays(config, tally))
                 keys = [PrivateLane(parts.client, journal, s, relays, policy, private) for s in parts.signers]
                 lanes = Lanes(journal, keys)
             else:
@@ -309,7 +311,7 @@ async def deploy(config: Config, redactor: Redactor, *, confirm: Callable[[str],
             await authorise(client, signer, done.executor, keys, poll_seconds=poll, announce=announce)
         except (CheckFailed, ConfigError, Transient) as error:
             raise CheckFailed(
-                f"the executor is at {where}, but not every key may use it yet: {error}. Set executor.address to it and "
+                f"the executor is at {where}, but not every key may use it yet: {error}. Set executor.address and "
                 "let its owner call setOperator for the keys that `keeper doctor` names"
             ) from error
     obeys = ", ".join(checksum(address) for address in (signer.address, *keys))

@@ -29,9 +29,11 @@ from keeper.execution.bundles import PrivatePolicy
 from keeper.execution.data_fees import data_fee
 from keeper.execution.executor import state_override
 from keeper.execution.fees import CoinbaseTip, FeePolicy, FeeSource, FixedTip, PercentileTip, ShareTip, Tip
+from keeper.execution.foresight import Foresight
 from keeper.execution.landed import Inquiry
+from keeper.execution.offers import Offer
 from keeper.execution.prove import ProofSettings, TransactionProver
-from keeper.execution.relays import Offer, Relays, RelaySpec, ReputationKey
+from keeper.execution.relays import Relays, RelaySpec, ReputationKey, Tally
 from keeper.execution.remote_signer import RemoteSigner
 from keeper.execution.reverts import CLASSES
 from keeper.execution.signer import LocalSigner, Signer, load_signer
@@ -84,6 +86,7 @@ class Assembly:
     fee_policy: FeePolicy
     fees: FeeSource
     prover: TransactionProver
+    foresight: Foresight
     appraiser: Appraiser
     _tokens: frozenset[Address] = field(default_factory=frozenset)
 
@@ -236,13 +239,13 @@ async def _open_signer(config: Config, table: config_schema.Signer) -> LocalSign
     )
 
 
-def private_relays(config: Config) -> Relays:
-    """The configured relays, not opened yet. Raises ConfigError when the signing key is none."""
+def private_relays(config: Config, tally: Tally | None = None) -> Relays:
+    """The configured relays, not opened yet, counted by `tally`. Raises ConfigError when the signing key is none."""
     table = config.private
     if table.signing_key is None:
         log.warning("relay_key_random", hint="set private.signing_key: relays give a known key a better place")
     specs = [RelaySpec(name, r.url, Offer(r.offer), r.simulate) for name, r in config.relays.items()]
-    return Relays(specs, ReputationKey(table.signing_key), timeout=table.timeout)
+    return Relays(specs, ReputationKey(table.signing_key), timeout=table.timeout, tally=tally)
 
 
 def private_policy(config: Config) -> PrivatePolicy:
@@ -373,6 +376,7 @@ def _wire(
         fee_policy=policy,
         fees=FeeSource(client, policy, data),
         prover=prover,
+        foresight=Foresight(client, *_pretence(config, executor, signers[0] if signers else None, mode)),
         appraiser=Appraiser(
             Planner(PlannerSettings(native)),
             Gates(gates),
@@ -384,14 +388,22 @@ def _wire(
 
 
 def _simulator(config: Config, client: NodeClient, executor: Address, signer: Signer | None, mode: str) -> Simulator:
-    """Live: nothing is pretended. Dry: the sender can pay, and an executor of ours is there in any case."""
+    return Simulator(client, executor, *_pretence(config, executor, signer, mode))
+
+
+def _pretence(
+    config: Config, executor: Address, signer: Signer | None, mode: str
+) -> tuple[Address, dict[Address, dict[str, Any]]]:
+    """Who sends, and the state override. Live: nothing is pretended. Dry: the sender can pay, and an executor of ours
+    is there in any case.
+    """
     sender = DRY_OPERATOR if signer is None else signer.address
     overrides: dict[Address, dict[str, Any]] = {}
     if mode == "dry":
         overrides |= funded(sender)
         if config.executor.address is None or signer is None:
             overrides[executor] = state_override(executor, sender, sender)[executor]
-    return Simulator(client, executor, sender, overrides)
+    return sender, overrides
 
 
 def _progress(vitals: Vitals) -> Callable[[Progress], None]:

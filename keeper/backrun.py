@@ -13,6 +13,7 @@ from keeper.chain.mempool import Pending
 from keeper.engine import Engine, Observer, Parts
 from keeper.errors import BadData, Halt, KeeperError, Transient
 from keeper.execution.bundles import Leader
+from keeper.execution.foresight import Foresight
 from keeper.execution.oracle_updates import Feeds, Repricable, Update
 from keeper.model import Address, Decision, FeeQuote, Head, Order, Plan, Verdict
 from keeper.ports import Book, Client, Liquidation, Proof, Sent, Submitter, Synced
@@ -41,14 +42,16 @@ class BehindSubmitter(Protocol):
 class Backruns:
     """What backruns need beside the loop's own parts. `submitter` is None in a dry run, which records orders only.
 
-    An update that stays pending is tried at `blocks` heads.
+    An update that stays pending is tried at `blocks` heads. At most `most` positions are taken behind one.
     """
 
     feeds: Feeds
     client: Client
     prover: BehindProver
+    foresight: Foresight
     submitter: BehindSubmitter | None
     blocks: int = 4
+    most: int = 6
 
 
 class BackrunEngine(Engine):
@@ -92,11 +95,11 @@ class BackrunEngine(Engine):
             except KeeperError as error:
                 log.info("backrun.interrupted", update=update.hash, reason=str(error))
 
-    async def react(self, update: Update) -> Decision | None:
-        """Act on one update; None when there was nothing to send. Raises Transient, BadData, Halt."""
+    async def react(self, update: Update) -> list[Decision]:
+        """Act on one update: what was decided about the positions behind it. Raises Transient, BadData, Halt."""
         async with self._turn:
             if self._seen is None or update.hash in self._waiting:
-                return None
+                return []
             self._waiting[update.hash] = update, self._seen[0].head.number
             while len(self._waiting) > _REMEMBERED:
                 self._waiting.pop(next(iter(self._waiting)))
@@ -108,7 +111,8 @@ class BackrunEngine(Engine):
             if backruns.feeds.due(head):
                 books = [book for book in self.parts.books if _repricable(book)]
                 known = [book for book in books if book.status.trusted]
-                await backruns.feeds.read(backruns.client, known, head, complete=len(known) == len(books))
+                complete, able = len(known) == len(books), await backruns.foresight.offered(head)
+                await backruns.feeds.read(backruns.client, known, head, complete=complete, foresight=able)
             self._waiting = {
                 key: (update, since)
                 for key, (update, since) in self._waiting.items()
@@ -131,24 +135,53 @@ class BackrunEngine(Engine):
             except (Transient, BadData) as error:
                 log.info("backrun.interrupted", update=update.hash, reason=str(error))
 
-    async def _try(self, update: Update) -> Decision | None:
+    async def _try(self, update: Update) -> list[Decision]:
         if self._seen is None or (self._stop is not None and self._stop.is_set()):
-            return None
+            return []
         synced, fees = self._seen
-        pairs: list[tuple[Book, Book]] = []
-        for book in self.parts.books:
-            if not _repricable(book) or book.name in synced.behind or not book.status.trusted:
-                continue
-            assets = self._backruns.feeds.of(update.aggregator, book.name)
-            present = book.prices()
-            prices = {asset: update.answer for asset in assets if present.get(asset) not in (None, update.answer)}
-            if prices:
-                pairs.append((book, book.with_prices(prices)))
-        if not pairs or (update.tx is not None and update.tx.raw is None):
-            return None
+        if update.tx is not None and update.tx.raw is None:
+            return []
+        pairs = await self._repriced(update, synced)
+        if not pairs:
+            return []
         leader = Leader(update.hash, update.tx.raw if update.tx is not None else None)
         scout = _Scout(self.parts, self._backruns, leader, None if update.tx is None else call_of(update.tx), pairs)
         return await scout.act(synced, fees, self._block_time)
+
+    async def _repriced(self, update: Update, synced: Synced) -> list[tuple[Book, Book]]:
+        """The books whose prices the update changes, each with itself under the new ones.
+
+        The node runs the update and is asked for the protocol's own prices behind it. Where it cannot, the answer that
+        was decoded is the price of what has it as such, and what an adapter makes of it is unknown.
+        """
+        backruns, feeds, head = self._backruns, self._backruns.feeds, synced.head
+        books: list[Repricable] = []
+        for book in self.parts.books:
+            if _repricable(book) and book.name not in synced.behind and book.status.trusted:
+                books += [book] if feeds.depends(update.aggregator, book.name) else []
+        if not books:
+            return []
+        if update.tx is None or not await backruns.foresight.offered(head):
+            return [(book, view) for book in books if (view := _under(book, feeds.told(update, book.name))) is not None]
+        reads = [book.price_reads() for book in books]
+        first, time = call_of(update.tx), head.timestamp + self._block_time
+        answers = await backruns.foresight.views(first, [read for each in reads for read in each], head, time)
+        if answers is None:
+            log.info("backrun.skipped", update=update.hash, detail="the update itself fails")
+            return []
+        found: list[tuple[Book, Book]] = []
+        for book, asked in zip(books, reads, strict=True):
+            mine, answers = answers[: len(asked)], answers[len(asked) :]
+            view = _under(book, book.priced(mine))
+            found += [] if view is None else [(book, view)]
+        return found
+
+
+def _under(book: Repricable, prices: Mapping[Address, int | None]) -> Book | None:
+    """The book under these prices; None when they change nothing."""
+    present = book.prices()
+    changed = [asset for asset, price in prices.items() if price is not None and present.get(asset, price) != price]
+    return book.with_prices(prices) if changed else None
 
 
 class _Scout(Engine):
@@ -170,9 +203,11 @@ class _Scout(Engine):
         )
         super().__init__(wired, block_time=0, audit_every=1, audit_sample=0)
         self._pairs = pairs
+        self._first = first
+        self._foresight, self._most = backruns.foresight, backruns.most
 
-    async def act(self, synced: Synced, fees: FeeQuote, block_time: int) -> Decision | None:
-        """The best of them is sent: one bundle per update."""
+    async def act(self, synced: Synced, fees: FeeQuote, block_time: int) -> list[Decision]:
+        """The best of them that stand together are sent, the best first."""
         quoter = self.parts.quoter(fees, synced.behind)
         timestamp = synced.head.timestamp + block_time
         found: list[Opportunity] = []
@@ -188,10 +223,15 @@ class _Scout(Engine):
             if skip is not None:
                 account = opportunity.position.account
                 log.info("backrun.skipped", borrower=account.borrower, reason=skip.reason, detail=skip.detail)
-        if not able:
-            return None
-        best = max(able, key=lambda item: item[1].order.predicted_net if item[1] and item[1].order else 0)
-        return await self._finish(*best, None)
+        able.sort(key=lambda item: -item[1].order.predicted_net if item[1] and item[1].order else 0)
+        del able[self._most :]
+        orders = [proof.order for _, proof, _ in able if proof is not None and proof.order is not None]
+        standing = {order.id for order in await self._foresight.standing(self._first, orders, synced.head, timestamp)}
+        decisions: list[Decision] = []
+        for found_one, proof, skip in able:
+            if proof is not None and proof.order is not None and proof.order.id in standing:
+                decisions.append(await self._finish(found_one, proof, skip, None))
+        return decisions
 
 
 class _Behind:

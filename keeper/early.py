@@ -30,6 +30,7 @@ def engine_for(assembly: Assembly, parts: Parts) -> Engine:
         feeds=Feeds(every=config.mempool.feeds_every),
         client=assembly.client,
         prover=assembly.prover,
+        foresight=assembly.foresight,
         submitter=parts.submitter if isinstance(parts.submitter, PrivateSubmitter) else None,
         blocks=config.strategy.inclusion_slack + 1,
     )

@@ -4,8 +4,14 @@ The rule of the nonce. A transaction that only relays have may land until the la
 until that block has passed the attempt is open and its nonce taken. Then the attempt is DROPPED without a cancelling
 transaction, and its nonce is free: relays drop what is out of date, and the executor refuses it after its deadline.
 Should somebody have kept the transaction and land it all the same, the tracker finds it by its hash, because a dropped
-attempt is watched until its nonce is spent. What may have been seen in public is never dropped like that: it is taken
-back by an ordinary cancellation, which is public.
+attempt is watched until its nonce is spent.
+
+Several attempts behind one transaction of somebody else's have nonces in a row, and each is offered with all of ours
+that come before it: [theirs, a], [theirs, a, b], [theirs, a, b, c]. Every one of these bundles is valid by itself and a
+builder takes the longest that pays; no nonce is in two different transactions.
+
+What may have been seen in public is never dropped like that: it is taken back by an ordinary cancellation, which is
+public.
 """
 
 from __future__ import annotations
@@ -18,7 +24,8 @@ import structlog
 from keeper.errors import Halt
 from keeper.execution.lane import PRIVATE, Lane, LanePolicy, Sending
 from keeper.execution.lanes import Lanes
-from keeper.execution.relays import Bundle, Relays, Told, replacement_uuid
+from keeper.execution.offers import Bundle, replacement_uuid
+from keeper.execution.relays import Relays, Told
 from keeper.execution.replies import Answer, Reception, Sender, combine
 from keeper.execution.signer import Signer
 from keeper.execution.submit import LiveSubmitter
@@ -85,6 +92,7 @@ class PrivateLane(Lane):
         self._relays = relays
         self.private = private or PrivatePolicy()
         self._leaders: dict[str, Leader] = {}
+        self._took: dict[str, set[str]] = {}  # by attempt: the relays that accepted a bundle with it
         self._offered: dict[str, Bundle] = {}  # by attempt: what relays were given last
         self._withdrawn: set[str] = set()
 
@@ -112,7 +120,8 @@ class PrivateLane(Lane):
         if Terms.of(attempt) is None:
             return await super().cancel(attempt, head)
         self._withdrawn.add(attempt.id)
-        agreed = await self._relays.withdraw(self._bundle(attempt, attempt.txs[-1], head.number + 1, head.number + 1))
+        bundle = self._bundle(attempt, attempt.txs[-1], head.number + 1, head.number + 1)
+        agreed = await self._relays.withdraw(bundle)
         return Answer(Reception.ACCEPTED, f"withdrawn; {agreed} relays confirm it")
 
     async def tend(self, attempt: Attempt, head: Head, *, wanted: bool = True, now: bool = False) -> None:
@@ -156,14 +165,37 @@ class PrivateLane(Lane):
         if terms is None or tx.kind is TxKind.CANCEL:
             return await super()._deliver(attempt, tx, head)
         bundle = self._bundle(attempt, tx, head.number + 1, terms.until)
+        first = await self._before(attempt, terms) if terms.leader is not None else []
+        bundle = replace(bundle, before=tuple(each.raw for each in first))
         if bundle.block > terms.until or (terms.leader is not None and bundle.leader is None):
             return Answer(Reception.UNCERTAIN, "nothing to offer it with")
         self._offered[attempt.id] = bundle
         told = await self._relays.send(bundle)
         for one in told:
-            if one.error is not None:
+            if one.error is None:
+                for each in (*first, attempt):
+                    self._took.setdefault(each.id, set()).add(one.relay)
+            else:
                 log.info("relay_declined", relay=one.relay, attempt=attempt.id, reason=str(one.error))
         return _as_one(told)
+
+    async def _before(self, attempt: Attempt, terms: Terms) -> list[Attempt]:
+        """The attempts behind the same transaction that hold the nonces before this one's, in their order."""
+        return [
+            other
+            for other in await self._ledger.unsettled()
+            if other.signer == self.address
+            and other.nonce < attempt.nonce
+            and other.state in OPEN
+            and other.txs
+            and other.id not in self._withdrawn
+            and Terms.of(other) == terms
+        ]
+
+    def credit(self, attempt_id: str) -> None:
+        """The attempt was mined: the relays that had accepted it are counted, once."""
+        for relay in self._took.pop(attempt_id, ()):
+            self._relays.tally.included(relay)
 
     def _bundle(self, attempt: Attempt, tx: Signed, block: int, until: int) -> Bundle:
         leader = self._leaders.get(attempt.id)
@@ -195,6 +227,7 @@ class PrivateLane(Lane):
         still = {attempt.id for attempt in unsettled}
         self._leaders = {key: leader for key, leader in self._leaders.items() if key in still}
         self._offered = {key: bundle for key, bundle in self._offered.items() if key in still}
+        self._took = {key: relays for key, relays in self._took.items() if key in still}
         self._withdrawn &= still
         old = [
             Verdict(a.id, a.state, a.detail, closed=True)
@@ -224,10 +257,27 @@ class PrivateSubmitter(LiveSubmitter):
     def __init__(self, ledger: Ledger, lane: PrivateLane | Lanes, tracker: Tracker) -> None:
         super().__init__(ledger, lane, tracker)
         self._lanes = lane if isinstance(lane, Lanes) else Lanes(ledger, [lane])
+        self._behind: dict[Hash, tuple[int, Lane]] = {}  # by leader: the head of its first order, and who has them all
+
+    async def settle(self, head: Head) -> list[Verdict]:
+        """As any submitter; relays are credited with what was mined."""
+        changed = await super().settle(head)
+        for verdict in changed:
+            if verdict.state is AttemptState.MINED:
+                for lane in self._lanes.every:
+                    if isinstance(lane, PrivateLane):
+                        lane.credit(verdict.attempt_id)
+        return changed
 
     async def submit_behind(self, order: Order, leader: Leader) -> Sending:
-        """Sign and offer [leader, ours] for the next block, and for no other. Raises like `submit`."""
-        lane = await self._lanes.choose(order.head.number)
+        """Sign and offer [leader, earlier orders behind it, ours] for the next block, and for no other.
+
+        All orders behind one leader go through one key: with another's, two bundles would both claim the leader.
+        Raises like `submit`.
+        """
+        number = order.head.number
+        self._behind = {key: found for key, found in self._behind.items() if found[0] == number}
+        _, lane = self._behind.setdefault(leader.hash, (number, await self._lanes.choose(number)))
         if not isinstance(lane, PrivateLane):
             raise Halt(
                 f"the key of {lane.address} sends in public only: nothing may be sent behind another transaction"

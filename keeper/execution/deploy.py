@@ -162,7 +162,8 @@ async def _send(
     receipt = await _receipt(client, signed.hash, timeout_seconds, poll_seconds)
     if receipt.get("status") != "0x1":
         raise CheckFailed(
-            f"the transaction {signed.hash}, which {what}, was mined but failed: try again, and report it if it persists"
+            f"the transaction {signed.hash}, which {what}, was mined but failed: try again, and report it if it "
+            "persists"
         )
     return signed.hash, receipt
 

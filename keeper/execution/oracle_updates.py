@@ -16,6 +16,7 @@ from eth_abi.exceptions import DecodingError
 
 from keeper.abi import interface
 from keeper.chain.mempool import Pending
+from keeper.execution.feed_graph import touched
 from keeper.model import Address, Hash, Head, Read, address
 from keeper.ports import Book, Client
 
@@ -36,8 +37,14 @@ class Repricable(Book, Protocol):
     def prices(self) -> Mapping[Address, int | None]:
         """Base currency per whole token by asset, at the book's head."""
 
-    def with_prices(self, prices: Mapping[Address, int]) -> Book:
-        """The same book with some prices replaced: for reading only, until this one moves."""
+    def price_reads(self) -> tuple[Read, ...]:
+        """The views that price everything."""
+
+    def priced(self, answers: Sequence[bytes | None]) -> Mapping[Address, int | None]:
+        """Base currency per whole token, from the answers to `price_reads`; None where the oracle has none."""
+
+    def with_prices(self, prices: Mapping[Address, int | None]) -> Book:
+        """The same book with some prices replaced (None: unknown): for reading only, until this one moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +81,15 @@ def decode_call(to: Address, data: bytes) -> tuple[Address, int] | None:
 
 @dataclass(slots=True)
 class Feeds:
-    """Which aggregators stand behind the prices of which books. A proxy's switch says nothing, so it is read anew."""
+    """Which aggregators stand behind the prices of which books. A proxy's switch says nothing, so it is read anew.
+
+    An asset of `assets` has the aggregator's answer as its price. One of `through` has a price that something makes of
+    it: a cap, a ratio, another feed. What that will be only a simulation of the update can tell.
+    """
 
     every: int = 50  # blocks
     assets: dict[Address, list[tuple[str, Address]]] = field(default_factory=dict)  # aggregator -> (book, asset)
+    through: dict[Address, list[tuple[str, Address]]] = field(default_factory=dict)  # contract -> (book, asset)
     skipped: dict[tuple[str, Address], str] = field(default_factory=dict)  # (book, asset) -> why it has none
     _read_at: int | None = None
 
@@ -88,24 +100,51 @@ class Feeds:
     def wants(self, to: Address, data: bytes) -> bool:
         """Cheap: whether a pending call could be an update of a feed in use."""
         if data[:4] == _FORWARD.selector:
-            return len(data) >= 36 and address(data[16:36]) in self.assets
-        return data[:4] in _TRANSMITS and to in self.assets
+            return len(data) >= 36 and self.used(address(data[16:36]))
+        return data[:4] in _TRANSMITS and self.used(to)
+
+    def used(self, aggregator: Address) -> bool:
+        """Whether a price depends on it."""
+        return aggregator in self.assets or aggregator in self.through
 
     def update(self, tx: Pending) -> Update | None:
         """What a pending transaction would post."""
         found = decode_call(tx.to, tx.data)
-        return None if found is None or found[0] not in self.assets else Update(*found, tx.hash, tx)
+        return None if found is None or not self.used(found[0]) else Update(*found, tx.hash, tx)
 
     def of(self, aggregator: Address, book: str) -> list[Address]:
         """The assets of a book that the aggregator prices."""
         return [asset for name, asset in self.assets.get(aggregator, ()) if name == book]
 
-    async def read(self, client: Client, books: Iterable[Repricable], head: Head, *, complete: bool = True) -> None:
+    def made_from(self, aggregator: Address, book: str) -> list[Address]:
+        """The assets of a book whose price is made from the aggregator's answer, nobody here knows how."""
+        return [asset for name, asset in self.through.get(aggregator, ()) if name == book]
+
+    def depends(self, aggregator: Address, book: str) -> bool:
+        """Whether a price of the book depends on the aggregator."""
+        return bool(self.of(aggregator, book) or self.made_from(aggregator, book))
+
+    def told(self, update: Update, book: str) -> dict[Address, int | None]:
+        """The prices of a book as far as the update's own answer tells them."""
+        made: dict[Address, int | None] = dict.fromkeys(self.made_from(update.aggregator, book))
+        return made | dict.fromkeys(self.of(update.aggregator, book), update.answer)
+
+    async def read(
+        self,
+        client: Client,
+        books: Iterable[Repricable],
+        head: Head,
+        *,
+        complete: bool = True,
+        foresight: bool = False,
+    ) -> None:
         """Find the aggregators at `head`. Raises Transient, BadData; what was known is then kept.
 
-        Without `complete`, because books are missing, it stays due.
+        Without `complete`, because books are missing, it stays due. `foresight`: the node can simulate what becomes of
+        a price; without that, adapters which change their feed's answer are left out.
         """
         assets: dict[Address, list[tuple[str, Address]]] = {}
+        through: dict[Address, list[tuple[str, Address]]] = {}
         skipped: dict[tuple[str, Address], str] = {}
         for book in books:
             sources = await book.price_sources(client, head)
@@ -114,18 +153,28 @@ class Feeds:
             answers = await _ask(client, "latestAnswer", list(sources.values()), head)
             feeds = await _ask(client, "latestAnswer", [proxies.get(s, s) for s in sources.values()], head)
             behind = await _ask(client, "aggregator", [proxies.get(s, s) for s in sources.values()], head)
+            adapted: dict[tuple[str, Address], tuple[Address, str]] = {}
             for (asset, source), answer, feed, aggregator in zip(sources.items(), answers, feeds, behind, strict=True):
                 key = (book.name, asset)
                 if source not in proxies or aggregator is None:
-                    skipped[key] = f"{source} names no feed behind it"
+                    adapted[key] = source, f"{source} names no feed behind it"
                 elif answer is None or answer != feed or answer != prices.get(asset):
-                    skipped[key] = f"the price of {source} is not its feed's answer ({answer}, {feed})"
+                    adapted[key] = source, f"the price of {source} is not its feed's answer ({answer}, {feed})"
                 else:
                     assets.setdefault(address(aggregator.to_bytes(20, "big")), []).append(key)
+            graph = await touched(client, [s for s, _ in adapted.values()], head) if foresight else {}
+            for key, (source, reason) in adapted.items():
+                if not foresight:
+                    skipped[key] = f"{reason}, and the node has no eth_simulateV1 to say what an update makes of it"
+                elif source not in graph:
+                    skipped[key] = f"{reason}, and the node does not say which contracts it reads"
+                for contract in graph.get(source, ()):
+                    through.setdefault(contract, []).append(key)
         for key, reason in skipped.items():
             if self.skipped.get(key) != reason:
                 log.info("feed_not_followed", market=key[0], asset=key[1], reason=reason)
-        self.assets, self.skipped, self._read_at = assets, skipped, head.number if complete else None
+        self.assets, self.through, self.skipped = assets, through, skipped
+        self._read_at = head.number if complete else None
 
 
 async def _proxies(client: Client, sources: Mapping[Address, Address], head: Head) -> dict[Address, Address]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from types import TracebackType
-from typing import Any, NoReturn, Self
-from uuid import NAMESPACE_OID, uuid5
+from typing import Any, NoReturn, Protocol, Self
+from uuid import uuid4
 
 import aiohttp
 import orjson
@@ -22,20 +22,36 @@ from keeper.chain.connection import masked
 from keeper.chain.refusals import Kind, Refusal, Unanswered, refusal
 from keeper.config.values import Secret
 from keeper.errors import BadData, ConfigError, Transient
+from keeper.execution.offers import Bundle, Offer, submission, withdrawal
 from keeper.model import Address, Hash, address, checksum
 
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Flashbots-Signature"
 _LONGEST = 1 << 20  # bytes of an answer that is still read
+# How relays say that they do not know us; anything else they say to a harmless question shows that they listen.
+_UNWELCOME = re.compile(r"signature|signer|unauthori[sz]ed|forbidden|api.?key|authenticat|credential", re.IGNORECASE)
 
 
-class Offer(StrEnum):
-    """What a relay takes."""
+class Tally(Protocol):
+    """Who keeps count of what relays are asked and answer."""
 
-    BUNDLE = "bundle"  # eth_sendBundle: one block, in order, all or nothing
-    TRANSACTION = "transaction"  # eth_sendPrivateTransaction: one transaction, any block up to a last one
-    SHARE = "mev_share"  # mev_sendBundle: bundles that may start with a transaction known by its hash only
+    def asked(self, relay: str) -> None:
+        """A request has left."""
+
+    def answered(self, relay: str, result: str) -> None:
+        """``accepted``, ``declined``, ``unanswered``, ``unreadable``, or ``simulated_failure`` instead of sending."""
+
+    def included(self, relay: str) -> None:
+        """An attempt that the relay had accepted was mined."""
+
+
+class NoTally:
+    """Nobody counts."""
+
+    def asked(self, relay: str) -> None: ...
+    def answered(self, relay: str, result: str) -> None: ...
+    def included(self, relay: str) -> None: ...
 
 
 class ReputationKey:
@@ -71,32 +87,6 @@ class ReputationKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """Our transaction, alone or directly behind another one. It is valid in `block` only.
-
-    The `leader` is a raw transaction, or the hash of one that only the relay has. No transaction may revert.
-    """
-
-    raw: bytes
-    block: int
-    until: int  # the last block it will ever be offered for
-    uuid: str  # the same for every block and every fee of one attempt: a later bundle replaces an earlier one
-    leader: bytes | Hash | None = None
-
-    @property
-    def hash(self) -> Hash:
-        """Hash of our transaction."""
-        return Hash("0x" + keccak(self.raw).hex())
-
-    @property
-    def txs(self) -> list[str] | None:
-        """All of it, raw; None when the leader is known by its hash only."""
-        if isinstance(self.leader, str):
-            return None
-        return ["0x" + raw.hex() for raw in (self.leader, self.raw) if raw is not None]
-
-
-@dataclass(frozen=True, slots=True)
 class Told:
     """One relay's answer: a hash when it took what it was given, or why not."""
 
@@ -114,11 +104,6 @@ class Run:
     reason: str = ""
 
 
-def replacement_uuid(attempt_id: str) -> str:
-    """The identifier under which relays replace and cancel an attempt's bundles; the same after a restart."""
-    return str(uuid5(NAMESPACE_OID, attempt_id))
-
-
 class Relay:
     """One relay. Nothing is retried: what was not taken for this block is offered anew for the next."""
 
@@ -132,6 +117,7 @@ class Relay:
         *,
         timeout: float = 2.0,
         simulate: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         """`timeout` in seconds. With `simulate` a bundle is sent only if the relay's own simulation succeeds."""
         self.name = name
@@ -142,6 +128,7 @@ class Relay:
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._simulate = simulate
+        self._tally = tally or NoTally()
         self._missing: set[str] = set()  # optional methods it does not offer
 
     def takes(self, bundle: Bundle) -> bool:
@@ -155,8 +142,9 @@ class Relay:
         try:
             if self._simulate and (ran := await self.simulate(bundle)) is not None and not ran.ok:
                 # Not a ruling on the transaction: the next block may see it otherwise.
+                self._tally.answered(self.name, "simulated_failure")
                 return Told(self.name, None, BadData(f"{self._label} simulates a failure: {ran.reason}"))
-            await self.ask(*_submission(self.offer, bundle))
+            await self.ask(*submission(self.offer, bundle))
             return Told(self.name, bundle.hash)
         except (Transient, BadData) as error:
             return Told(self.name, None, error)
@@ -181,15 +169,46 @@ class Relay:
         """Ask it not to include what it was given; whether it agreed. Never raises, and proves nothing."""
         try:
             if self.offer is Offer.TRANSACTION:
-                return bool(await self._optional("eth_cancelPrivateTransaction", {"txHash": bundle.hash}))
+                return bool(await self._optional(*withdrawal(self.offer, bundle)))
             if self.offer is Offer.BUNDLE:
-                return await self._optional("eth_cancelBundle", {"replacementUuid": bundle.uuid}) is not None
+                return await self._optional(*withdrawal(self.offer, bundle)) is not None
         except (Transient, BadData) as error:
             log.info("relay_withdraw_failed", relay=self.name, reason=str(error))
         return False
 
     async def ask(self, method: str, params: Any) -> Any:
         """One signed request, raw result. Raises Refusal, Unanswered or BadData; none shows the URL's secrets."""
+        self._tally.asked(self.name)
+        result = "unanswered"
+        try:
+            found = await self._ask(method, params)
+            result = "accepted"
+        except Refusal:
+            result = "declined"
+            raise
+        except BadData:
+            result = "unreadable"
+            raise
+        finally:
+            self._tally.answered(self.name, result)
+        return found
+
+    async def probe(self) -> str:
+        """Ask it to withdraw what it never had, which changes nothing: a sentence about what it said.
+
+        Raises Unanswered, BadData, or Refusal when it does not take our signature.
+        """
+        nothing = Bundle(secrets.token_bytes(32), 0, 0, str(uuid4()))
+        method, params = withdrawal(self.offer, nothing)
+        try:
+            await self.ask(method, params)
+        except Refusal as error:
+            if _UNWELCOME.search(error.reason):
+                raise
+            return f"{self._label} answers: {error.reason}"
+        return f"{self._label} answers"
+
+    async def _ask(self, method: str, params: Any) -> Any:
         body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": [params]})
         headers = {"Content-Type": "application/json", HEADER: self._key.header(body)}
         try:
@@ -232,27 +251,6 @@ class Relay:
         return True if found is None else found
 
 
-def _submission(offer: Offer, bundle: Bundle) -> tuple[str, dict[str, Any]]:
-    ours = "0x" + bundle.raw.hex()
-    if offer is Offer.TRANSACTION:
-        return "eth_sendPrivateTransaction", {"tx": ours, "maxBlockNumber": hex(bundle.until)}
-    if offer is Offer.BUNDLE:
-        # No revertingTxHashes: a bundle in which anything reverts is not included, so it costs nothing.
-        return "eth_sendBundle", {
-            "txs": bundle.txs,
-            "blockNumber": hex(bundle.block),
-            "replacementUuid": bundle.uuid,
-        }
-    body: list[dict[str, Any]] = []
-    if isinstance(bundle.leader, bytes):
-        body.append({"tx": "0x" + bundle.leader.hex(), "canRevert": False})
-    elif bundle.leader is not None:
-        body.append({"hash": bundle.leader})
-    body.append({"tx": ours, "canRevert": False})
-    only = hex(bundle.block)
-    return "mev_sendBundle", {"version": "v0.1", "inclusion": {"block": only, "maxBlock": only}, "body": body}
-
-
 @dataclass(frozen=True, slots=True)
 class RelaySpec:
     """One ``[relays.<name>]`` table."""
@@ -266,7 +264,10 @@ class RelaySpec:
 class Relays:
     """All of them, as an async context manager over one HTTP session."""
 
-    def __init__(self, specs: Sequence[RelaySpec], key: ReputationKey, *, timeout: float = 2.0) -> None:
+    def __init__(
+        self, specs: Sequence[RelaySpec], key: ReputationKey, *, timeout: float = 2.0, tally: Tally | None = None
+    ) -> None:
+        self.tally = tally or NoTally()
         self._specs = specs
         self._key = key
         self._timeout = timeout
@@ -276,7 +277,16 @@ class Relays:
     async def __aenter__(self) -> Self:
         self._session = session = aiohttp.ClientSession()
         self.each = tuple(
-            Relay(s.name, s.url.reveal(), s.offer, self._key, session, timeout=self._timeout, simulate=s.simulate)
+            Relay(
+                s.name,
+                s.url.reveal(),
+                s.offer,
+                self._key,
+                session,
+                timeout=self._timeout,
+                simulate=s.simulate,
+                tally=self.tally,
+            )
             for s in self._specs
         )
         return self

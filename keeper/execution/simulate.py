@@ -118,7 +118,7 @@ class Simulator:
         self, head: Head, timestamp: int, trial: Trial, first: Mapping[str, str] | None = None
     ) -> list[Any]:
         block = {
-            "blockOverrides": self._block(head, timestamp),
+            "blockOverrides": next_block(head, timestamp),
             "stateOverrides": self._overrides,
             "calls": [*([first] if first is not None else []), self._transaction(trial)],
         }
@@ -159,7 +159,7 @@ class Simulator:
     async def _with_block(self, method: str, params: list[Any], head: Head, timestamp: int) -> Any:
         if self._has_block_overrides:
             try:
-                return await self._client.request(method, [*params, self._block(head, timestamp)])
+                return await self._client.request(method, [*params, next_block(head, timestamp)])
             except Refusal as refusal:
                 if refusal.kind not in (Kind.UNSUPPORTED, Kind.INVALID):
                     raise
@@ -184,14 +184,15 @@ class Simulator:
             "value": "0x0",
         }
 
-    @staticmethod
-    def _block(head: Head, timestamp: int) -> dict[str, str]:
-        # anvil simulates in the base block's own number unless told; geth takes the next one either way.
-        return {
-            "number": hex(head.number + 1),
-            "time": hex(max(timestamp, head.timestamp + 1)),
-            "baseFeePerGas": hex(head.next_base_fee()),
-        }
+
+def next_block(head: Head, timestamp: int) -> dict[str, str]:
+    """The block override for the block after `head`."""
+    # anvil simulates in the base block's own number unless told; geth takes the next one either way.
+    return {
+        "number": hex(head.number + 1),
+        "time": hex(max(timestamp, head.timestamp + 1)),
+        "baseFeePerGas": hex(head.next_base_fee()),
+    }
 
 
 def _invalid_transaction(refusal: Refusal) -> bool:

@@ -34,7 +34,8 @@ from keeper.model import Address, Decision, Head, Order, Plan, Skip, Verdict, ad
 from keeper.ports import Book, Proof, Synced
 from keeper.strategy.opportunity import Opportunity
 from tests.support.fork import Fork
-from tests.support.relay_server import RelayServer, call_of
+from tests.support.relay_server import RelayServer, call_of, hash_of
+from tests.support.solidity import compiled_contracts
 
 pytestmark = pytest.mark.parity
 
@@ -153,6 +154,10 @@ class Scene:
 PRICE = 2_880 * 10**8
 
 
+def borrower(number: int) -> Address:
+    return BORROWER if number == 0 else account(f"behind an update too {number}")
+
+
 async def until(happened: Callable[[], bool], seconds: float = 8.0) -> None:
     """Wait for it; raises TimeoutError."""
     for _ in range(round(seconds / 0.02)):
@@ -171,7 +176,10 @@ async def scene(
     mempool: bool = True,
     live: bool = True,
     env: dict[str, str] | None = None,
+    debts: tuple[str, ...] = ("USDC",),
+    adapter: tuple[int, int] | None = None,
 ) -> AsyncIterator[Scene]:
+    """One borrower per entry of `debts`; with `adapter` (bps of the feed's answer, cap) ether is priced through one."""
     actors = fork.actors
     with actors.block() as receipts:
         actors.submit(OPERATOR, None, creation_code(OPERATOR, OPERATOR, BENEFICIARY), gas=6_000_000)
@@ -179,10 +187,16 @@ async def scene(
     executor, forwarder = (address(receipt["contractAddress"]) for receipt in receipts)
     actors.fund_native(TRANSMITTER, 10**20)
     market = fork.world.main
-    actors.fund(BORROWER, "WETH", 40 * 10**18)
-    actors.supply(market, BORROWER, "WETH", 40 * 10**18)
-    available = actors.standing(market, BORROWER).available // 10**8
-    actors.borrow(market, BORROWER, "USDC", actors.worth("USDC", available * 999 // 1_000))
+    if adapter is not None:
+        code = compiled_contracts()["CappedAdapter"].creation({}, fork.world.feeds["WETH"].proxy, *adapter)
+        with actors.block() as receipts:
+            actors.submit(fork.world.deployer, None, code, gas=2_000_000)
+        actors.set_oracle_source(market, "WETH", address(receipts[0]["contractAddress"]))
+    for number, debt in enumerate(debts):
+        actors.fund(borrower(number), "WETH", 40 * 10**18)
+        actors.supply(market, borrower(number), "WETH", 40 * 10**18)
+        available = actors.standing(market, borrower(number)).available // 10**8
+        actors.borrow(market, borrower(number), debt, actors.worth(debt, available * 999 // 1_000))
     actors.align({symbol: spec.price for symbol, spec in SPECS.items()} | {"WETH": PRICE})
     async with AsyncExitStack() as open_:
         server = await open_.enter_async_context(RelayServer(fork.rpc))
@@ -217,7 +231,7 @@ async def scene(
         assert isinstance(engine, BackrunEngine)
         stage = Scene(fork, server, parts, engine, journal, forwarder, observer)
         await stage.step()
-        assert stage.aggregator in engine.feeds.assets
+        assert engine.feeds.depends(stage.aggregator, market.name)
         await open_.enter_async_context(following(parts, engine))
         if offer == "mev_share":
             await until(lambda: server.subscriptions > 0)
@@ -418,3 +432,117 @@ async def test_the_stream_comes_back(fork: Fork, tmp_path: Path) -> None:
 
 def _data_of(raw: bytes) -> bytes:
     return bytes.fromhex(call_of(raw)["input"][2:])
+
+
+DEBTS = ("USDC", "WBTC", "LINK")
+
+
+async def test_several_positions_behind_one_update(fork: Fork, tmp_path: Path) -> None:
+    """Three borrowers fall with one price: three nonces in a row, every bundle with all before it, one block."""
+    async with scene(fork, tmp_path, debts=DEBTS) as here:
+        nonce = here.nonce()
+        update = here.publish(here.report(PRICE))
+        await here.offered(3)
+        bundles = [params["txs"] for _, params in here.server.requests]
+        assert [len(txs) for txs in bundles] == [2, 3, 4]
+        assert bundles[0] == bundles[2][:2]
+        assert bundles[1] == bundles[2][:3]
+        assert [int(call_of(bytes.fromhex(raw[2:]))["nonce"], 16) for raw in bundles[2][1:]] == [
+            nonce, nonce + 1, nonce + 2,
+        ]  # fmt: skip
+        assert len({params["replacementUuid"] for _, params in here.server.requests}) == 3
+        built = here.server.build()
+        order = here.places(built.number)
+        assert [sender for sender, _ in order] == [TRANSMITTER, OPERATOR, OPERATOR, OPERATOR]
+        assert order[0][1] == update
+        await here.step()
+        rows = await here.attempts()
+        assert {row.state for row in rows} == {"mined"}
+        assert {row.borrower for row in rows} == {borrower(number) for number in range(3)}
+        assert [row.gain for row in rows] == [row.predicted_gain for row in rows]
+        rows.sort(key=lambda row: row.nonce)
+        assert [row.predicted_net for row in rows] == sorted((row.predicted_net for row in rows), reverse=True)
+        count = here.parts.metrics.registry.get_sample_value
+        assert count("keeper_relay_included_total", {"relay": "builder"}) == 3
+        assert count("keeper_relay_requests_total", {"relay": "builder"}) == 3
+        assert count("keeper_relay_answers_total", {"relay": "builder", "result": "accepted"}) == 3
+
+
+async def test_one_that_fails_does_not_take_the_others_along(fork: Fork, tmp_path: Path) -> None:
+    """The last of three is made to fail in the builder's block: the longest bundle that holds lands, none is stuck."""
+    async with scene(fork, tmp_path, debts=DEBTS) as here:
+        here.publish(here.report(PRICE))
+        await here.offered(3)
+        nonce = here.nonce()
+        await here.step()
+        last = max(await here.attempts(), key=lambda row: row.nonce)
+        simulate = here.server.simulate
+
+        def spoiled(raws: Any) -> list[dict[str, Any]]:
+            calls = simulate(raws)
+            for raw, call in zip(raws, calls, strict=True):
+                if hash_of(raw) == last.tx_hash:
+                    call["status"] = "0x0"
+            return calls
+
+        here.server.simulate = spoiled  # type: ignore[method-assign]
+        built = here.server.build()
+        assert len(built.included) == 3
+        assert here.nonce() == nonce + 2
+        await here.step()
+        states = {row.id: row.state for row in await here.attempts()}
+        assert states.pop(last.id) == "dropped"
+        # The position is liquidatable for everybody now, and taken as any other with the nonce that was not used.
+        assert sorted(states.values()) == ["mined", "mined", "sent"]
+        here.server.build()
+        await here.step()
+        assert here.nonce() == nonce + 3
+        assert sorted(row.state for row in await here.attempts()) == ["dropped", "mined", "mined", "mined"]
+
+
+async def test_a_price_behind_an_adapter_is_what_the_chain_says(fork: Fork, tmp_path: Path) -> None:
+    """Ether is priced at 99 % of its feed: the update is simulated, the oracle asked behind it, the gain exact."""
+    async with scene(fork, tmp_path, adapter=(9_900, 10**18)) as here:
+        weth, market = fork.world.tokens["WETH"].address, fork.world.main
+        assert here.engine.feeds.of(here.aggregator, market.name) == []
+        assert here.engine.feeds.made_from(here.aggregator, market.name) == [weth]
+        assert here.engine.feeds.of(here.aggregator, fork.world.second.name) == [weth]
+        update = here.publish(here.report(PRICE))
+        await here.offered()
+        built = here.server.build()
+        order = here.places(built.number)
+        assert [sender for sender, _ in order] == [TRANSMITTER, OPERATOR]
+        assert order[0][1] == update
+        await here.step()
+        (attempt,) = await here.attempts()
+        assert (attempt.state, attempt.borrower) == ("mined", BORROWER)
+        assert attempt.gain == attempt.predicted_gain == int(attempt.plan["planned_gain"])
+
+
+async def test_what_a_cap_makes_of_an_update_is_not_guessed(fork: Fork, tmp_path: Path) -> None:
+    """A price that falls, but not below the cap, changes nothing; one that does is acted on."""
+    async with scene(fork, tmp_path, adapter=(10_000, 2_960 * 10**8)) as here:
+        here.publish(here.report(2_970 * 10**8))
+        await asyncio.sleep(0.8)
+        assert here.server.requests == []
+        fork.rpc.request("evm_mine")
+        await here.step()
+        here.publish(here.report(2_845 * 10**8, 1))
+        await here.offered()
+        here.server.build()
+        await here.step()
+        (attempt,) = await here.attempts()
+        assert (attempt.state, attempt.gain) == ("mined", attempt.predicted_gain)
+
+
+async def test_without_a_simulation_an_adapter_is_left_out_with_its_reason(fork: Fork, tmp_path: Path) -> None:
+    """A node without eth_simulateV1: nothing is guessed, and why is written down."""
+    async with scene(fork, tmp_path, adapter=(9_900, 10**18)) as here:
+        here.parts.foresight._offered = False
+        here.engine.feeds._read_at = None
+        await here.step()
+        reason = here.engine.feeds.skipped[fork.world.main.name, fork.world.tokens["WETH"].address]
+        assert "no eth_simulateV1" in reason
+        here.publish(here.report(PRICE))
+        await asyncio.sleep(0.8)
+        assert here.server.requests == []

@@ -18,8 +18,9 @@ from keeper.config.values import Secret
 from keeper.devchain.anvil import Anvil
 from keeper.execution.bundles import PrivateLane, PrivatePolicy
 from keeper.execution.lane import LanePolicy
+from keeper.execution.offers import Bundle, Offer
 from keeper.execution.recover import recover
-from keeper.execution.relays import Bundle, Offer, Relays, RelaySpec, ReputationKey
+from keeper.execution.relays import Relays, RelaySpec, ReputationKey
 from keeper.execution.signer import LocalSigner, load_signer
 from keeper.execution.submit import LiveSubmitter, new_attempt_id
 from keeper.execution.track import Tracker

@@ -298,6 +298,7 @@ def test_kill_at_random_steps(memory: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3_600)
 def test_kill_at_many_random_steps(memory: Path) -> None:
     """The same over 5,000 lives."""
     lives(5_000, memory, 1_000_000)

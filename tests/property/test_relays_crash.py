@@ -14,8 +14,9 @@ from keeper.chain.refusals import Unanswered
 from keeper.execution.bundles import PrivateLane, PrivatePolicy, PrivateSubmitter
 from keeper.execution.lane import LanePolicy
 from keeper.execution.lanes import Lanes
+from keeper.execution.offers import Bundle
 from keeper.execution.recover import recover
-from keeper.execution.relays import Bundle, Told
+from keeper.execution.relays import NoTally, Told
 from keeper.execution.track import Tracker
 from keeper.journal import Journal
 from keeper.model import Head
@@ -57,6 +58,8 @@ class BuilderChain(Chain):
 
 class FakeRelays:
     """Takes bundles, loses them, or does not answer. With `hold` it may include them in any block up to the last."""
+
+    tally = NoTally()
 
     def __init__(self, run: PrivateRun, *, hold: bool) -> None:
         self._run = run
@@ -158,6 +161,7 @@ def test_kill_at_random_steps_in_private(memory: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3_600)
 def test_kill_at_many_random_steps_in_private(memory: Path) -> None:
     """The same over 2,000 lives."""
     lives(2_000, memory, 8_000_000)

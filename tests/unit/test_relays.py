@@ -17,7 +17,8 @@ from keeper.config.values import Secret
 from keeper.errors import ConfigError
 from keeper.execution.bundles import Terms
 from keeper.execution.fees import BPS, CoinbaseTip, FeePolicy, FixedTip, bid, gas_limit_up, spendable
-from keeper.execution.relays import Bundle, Offer, RelaySpec, ReputationKey, _submission, replacement_uuid
+from keeper.execution.offers import Bundle, Offer, replacement_uuid, submission
+from keeper.execution.relays import RelaySpec, ReputationKey
 from keeper.model import Address, Attempt, AttemptState, FeeQuote, Hash, checksum
 
 pytestmark = pytest.mark.unit
@@ -65,19 +66,19 @@ def test_what_each_kind_of_relay_is_sent() -> None:
     """One block, in order, nothing may revert; a transaction relay gets the last block; a share names a hash."""
     alone = Bundle(b"\x02ours", 100, 103, "uuid")
     raw = "0x" + b"\x02ours".hex()
-    assert _submission(Offer.BUNDLE, alone) == (
+    assert submission(Offer.BUNDLE, alone) == (
         "eth_sendBundle",
         {"txs": [raw], "blockNumber": "0x64", "replacementUuid": "uuid"},
     )
-    assert _submission(Offer.TRANSACTION, alone) == (
+    assert submission(Offer.TRANSACTION, alone) == (
         "eth_sendPrivateTransaction",
         {"tx": raw, "maxBlockNumber": "0x67"},
     )
     behind = Bundle(b"\x02ours", 100, 103, "uuid", b"\x02first")
-    assert _submission(Offer.BUNDLE, behind)[1]["txs"] == ["0x" + b"\x02first".hex(), raw]
+    assert submission(Offer.BUNDLE, behind)[1]["txs"] == ["0x" + b"\x02first".hex(), raw]
     known = Bundle(b"\x02ours", 100, 103, "uuid", LEADER)
     assert known.txs is None
-    method, params = _submission(Offer.SHARE, known)
+    method, params = submission(Offer.SHARE, known)
     assert method == "mev_sendBundle"
     assert params["body"] == [{"hash": LEADER}, {"tx": raw, "canRevert": False}]
     assert params["inclusion"] == {"block": "0x64", "maxBlock": "0x64"}

@@ -96,8 +96,19 @@ class AaveV3Book(AaveV3Mirror):
         found = {a: address(ORACLE.decode("getSourceOfAsset", raw)[0]) for a, raw in zip(assets, answers, strict=True)}
         return {asset: source for asset, source in found.items() if source != ZERO_ADDRESS}
 
-    def with_prices(self, prices: Mapping[Address, int]) -> Self:
-        """This book with some prices replaced, for reading only: it shares everything else and must not be advanced."""
+    def price_reads(self) -> tuple[Read, ...]:
+        """The views that price every asset and e-mode source."""
+        return self._prices.questions(self.market)
+
+    def priced(self, answers: Sequence[bytes | None]) -> Mapping[Address, int | None]:
+        """Base currency per whole token, from the answers to `price_reads`; None where the oracle has none."""
+        return self._prices.answered(self.market, answers)
+
+    def with_prices(self, prices: Mapping[Address, int | None]) -> Self:
+        """This book with some prices replaced, None for unknown ones.
+
+        For reading only: it shares everything else and must not be advanced.
+        """
         view = copy.copy(self)
         view._prices = self._prices.replaced(prices)  # noqa: SLF001 - of its own class
         view._valuations = {}  # noqa: SLF001 - likewise

@@ -37,11 +37,19 @@ class Prices:
         """Assets and e-mode price sources without a price."""
         return frozenset(key for key, price in self.values.items() if not price)
 
-    def replaced(self, prices: Mapping[Address, int]) -> Prices:
+    def replaced(self, prices: Mapping[Address, int | None]) -> Prices:
         """The same with some prices replaced; prices that are not known here are not added."""
         other = copy.copy(self)
         other.values = {key: prices.get(key, price) for key, price in self.values.items()}
         return other
+
+    def questions(self, market: Market) -> tuple[Read, ...]:
+        """The views that price everything, as they are asked now; nothing is remembered."""
+        return tuple(_price_reads(market, price_keys(market), single=self._single))
+
+    def answered(self, market: Market, answers: Sequence[bytes | None]) -> dict[Address, int | None]:
+        """What the answers to `questions` say."""
+        return _prices(price_keys(market), answers, single=self._single)
 
     def reads(self, market: Market) -> tuple[Read, ...]:
         """The views of one head; `take` understands the answers to the last ones asked for."""
