@@ -102,7 +102,18 @@ class Mirror(Protocol):
         """Everything `restore` needs, for disk."""
 
     def restore(self, data: bytes) -> None:
-        """The inverse of `snapshot`; raises BadData when it is of another shape or deployment."""
+        """The inverse of `snapshot`; raises BadData when it is of another shape or deployment.
+
+        May be called in a thread of its own, before the mirror follows anything.
+        """
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A mirror whose snapshot can be made up in a thread while it goes on."""
+
+    def freeze(self) -> Callable[[], bytes]:
+        """What `snapshot` would answer now, still to be worked out."""
 
 
 class UptimeFeed(Protocol):

@@ -22,6 +22,11 @@ class Rewind:
         self._open: list[tuple[Any, Any, Any]] | None = None
         self._floor: int | None = None  # the lowest block whose after-state can still be restored
 
+    @property
+    def empty(self) -> bool:
+        """Nothing is remembered, so nothing can be undone."""
+        return not self._blocks
+
     def begin(self, number: int) -> None:
         """Open block `number`; what is changed from now on belongs to it."""
         self._open = []

@@ -60,10 +60,14 @@ class Checkpoints:
         connection = await asyncio.to_thread(_open, path, chain_id)
         return cls(connection, path, keep)
 
-    async def save(self, name: str, number: int, block_hash: Hash, data: bytes) -> None:
-        """Add a snapshot and drop the oldest beyond the limit. Raises ConfigError when the disk refuses."""
+    async def save(self, name: str, number: int, block_hash: Hash, snapshot: bytes | Callable[[], bytes]) -> None:
+        """Add a snapshot and drop the oldest beyond the limit. Raises ConfigError when the disk refuses.
+
+        A snapshot that is still to be made up is made up in the thread.
+        """
 
         def work(connection: sqlite3.Connection) -> None:
+            data = snapshot() if callable(snapshot) else snapshot
             with connection:
                 connection.execute(
                     "INSERT INTO snapshot (name, number, hash, data, digest) VALUES (?, ?, ?, ?, ?)",

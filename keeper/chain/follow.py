@@ -12,7 +12,7 @@ import structlog
 
 from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.client import NodeClient
-from keeper.chain.rebuild import Progress, Rebuild
+from keeper.chain.rebuild import Progress, Rebuild, frozen
 from keeper.chain.tracks import Chain, Dispatch, Track, union, within
 from keeper.errors import BadData, ConfigError, Transient
 from keeper.model import Block, Head, Log, Read, Watch
@@ -351,5 +351,5 @@ class Follower:
     async def _write(self, tracks: list[Track]) -> None:
         for track in tracks if self._checkpoints is not None else ():
             if track.at is not None and self._checkpoints is not None:
-                await self._checkpoints.save(track.name, track.at.number, track.at.hash, track.mirror.snapshot())
+                await self._checkpoints.save(track.name, track.at.number, track.at.hash, frozen(track.mirror))
                 track.failures = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -14,8 +15,11 @@ from keeper.chain.client import NodeClient
 from keeper.chain.tracks import Chain, Track, within
 from keeper.errors import BadData, Transient
 from keeper.model import Hash, Watch
+from keeper.ports import Freezable, Mirror
 
 log = structlog.get_logger(__name__)
+
+_LARGE = 1 << 20  # bytes; what is restored from more than this has a thread of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,14 @@ class Progress:
     def percent(self) -> float:
         """0 to 100."""
         return 100.0 * (self.at - self.first + 1) / max(self.last - self.first + 1, 1)
+
+
+def frozen(mirror: Mirror) -> Callable[[], bytes]:
+    """The mirror's snapshot as of now, to be made up in another thread where the mirror can do that."""
+    if isinstance(mirror, Freezable):
+        return mirror.freeze()
+    data = mirror.snapshot()
+    return lambda: data
 
 
 class Rebuild:
@@ -88,7 +100,10 @@ class Rebuild:
                 log.info("checkpoint_orphaned", mirror=track.name, block=snapshot.number)
                 continue
             try:
-                track.mirror.restore(snapshot.data)
+                if len(snapshot.data) < _LARGE:
+                    track.mirror.restore(snapshot.data)
+                else:  # nobody else has this mirror: it is at no block
+                    await asyncio.to_thread(track.mirror.restore, snapshot.data)
             except BadData as error:
                 log.warning("checkpoint_refused", mirror=track.name, block=snapshot.number, reason=str(error))
                 continue
@@ -180,7 +195,7 @@ class Rebuild:
         if self._checkpoints is not None:
             block = await self._client.header(number)
             await self._check_anchors(track)
-            await self._checkpoints.save(track.name, number, block.hash, track.mirror.snapshot())
+            await self._checkpoints.save(track.name, number, block.hash, frozen(track.mirror))
 
     def _report(self, track: Track, first: int, last: int, logs: int, seconds: float) -> None:
         if self._progress is None or track.position is None:

@@ -12,16 +12,24 @@ _LOW = (1 << 64) - 1
 
 
 class Column:
-    """Numbers of one dtype, item by item as Python ints, or as the array `live(n)`."""
+    """Numbers of one dtype, item by item as Python ints, or as the array `live(n)`.
+
+    `cells` are the same numbers where single ones are wanted often: some five times as fast as an array's items.
+    """
 
     def __init__(self, dtype: Any) -> None:
-        self.data: NDArray[Any] = np.zeros(_FIRST_CAPACITY, dtype)
+        self._use(np.zeros(_FIRST_CAPACITY, dtype))
+
+    def _use(self, data: NDArray[Any]) -> None:
+        self.data = data
+        flat: Any = data.reshape(-1)
+        self.cells: Any = memoryview(flat)
 
     def __getitem__(self, index: int) -> int:
-        return int(self.data[index])
+        return int(self.cells[index])
 
     def __setitem__(self, index: int, value: int) -> None:
-        self.data[index] = value
+        self.cells[index] = value
 
     def live(self, count: int) -> NDArray[Any]:
         """The first `count` items, as a view."""
@@ -30,30 +38,32 @@ class Column:
     def load(self, values: NDArray[Any]) -> None:
         """Replace everything by `values`."""
         shape = (max(_FIRST_CAPACITY, len(values)), *self.data.shape[1:])
-        self.data = np.zeros(shape, self.data.dtype)
-        self.data[: len(values)] = values
+        data = np.zeros(shape, self.data.dtype)
+        data[: len(values)] = values
+        self._use(data)
 
     def reserve(self, count: int) -> None:
         """Have room for `count` items."""
         if count > len(self.data):
             grown = np.zeros((max(count, len(self.data) * 3 // 2), *self.data.shape[1:]), self.data.dtype)
             grown[: len(self.data)] = self.data
-            self.data = grown
+            self._use(grown)
 
 
 class WideColumn(Column):
     """Unsigned integers of up to 128 bits, held as two 64-bit words each."""
 
     def __init__(self) -> None:
-        self.data = np.zeros((_FIRST_CAPACITY, 2), np.uint64)
+        self._use(np.zeros((_FIRST_CAPACITY, 2), np.uint64))
 
     def __getitem__(self, index: int) -> int:
-        low, high = self.data[index].tolist()
-        return int(low) | int(high) << 64
+        place = index * 2
+        return int(self.cells[place] | self.cells[place + 1] << 64)
 
     def __setitem__(self, index: int, value: int) -> None:
-        self.data[index, 0] = value & _LOW
-        self.data[index, 1] = value >> 64
+        place = index * 2
+        self.cells[place] = value & _LOW
+        self.cells[place + 1] = value >> 64
 
 
 def wide_sum(values: NDArray[np.uint64]) -> int:

@@ -121,10 +121,9 @@ class AaveV3Book(AaveV3Mirror):
         if self._market is None or self._prices.nothing:
             return []
         valuation = self._valuation(timestamp)
-        sums = self._ledger.balances(valuation.factors(self._ledger.emodes_seen))
-        users = self._ledger.counts[0]
-        owing = self._ledger.debts.live(users) > 0
-        return [self._ledger.names[i] for i in np.flatnonzero(owing & (sums < valuation.screen_slack))]
+        factors = valuation.factors(self._ledger.emodes_seen)
+        found = self._sweep.below(factors, valuation.screen_slack, self._market.reserves)
+        return [self._ledger.names[user] for user in found]
 
     def handles(self, borrower: Address) -> tuple[Handle, ...]:
         return (borrower,)

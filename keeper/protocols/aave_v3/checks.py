@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator, Sequence
 
@@ -31,6 +32,7 @@ async def wrong_totals(client: Client, head: Head, market: Market, ledger: Ledge
     wrong = []
     for (reserve, side, token), answer in zip(sides, answers, strict=True):
         (total,) = _TOKEN.decode("scaledTotalSupply", answer)
+        await asyncio.sleep(0)  # a sum over a million holders takes its time
         mine = ledger.total(slot(reserve.id, side))
         if total != mine:
             what = "debt" if side == DEBT else "supply"
@@ -46,15 +48,14 @@ async def repair(client: Client, head: Head, market: Market, ledger: Ledger, *, 
     wrong = {token for _, token, _ in await wrong_totals(client, head, market, ledger)}
     changed = 0
     for reserve, side, token in list(_sides(market)):
-        entries = [int(entry) for entry in ledger.holders(slot(reserve.id, side))]
+        entries = ledger.holders(slot(reserve.id, side)).copy()
         if not everything and token not in wrong:
-            sample = entries
-            if len(entries) > _SAMPLE:
-                sample = random.Random(head.number).sample(entries, _SAMPLE)  # noqa: S311 - a sample, not a secret
-            if not await _settle(client, head, ledger, token, sample):
+            count = len(entries)
+            chosen = random.Random(head.number).sample(range(count), min(_SAMPLE, count))  # noqa: S311 - no secret
+            if not await _settle(client, head, ledger, token, entries[chosen].tolist()):
                 continue
             changed += 1
-        changed += await _settle(client, head, ledger, token, entries)
+        changed += await _settle(client, head, ledger, token, entries.tolist())
     return changed
 
 

@@ -12,7 +12,7 @@ from keeper.maths.interest import linear_interest
 from keeper.maths.percentage import BPS, percent_mul_half_up
 from keeper.maths.wad_ray import RAY, ray_mul_half_up, wad_div_half_up
 from keeper.model import MAX_UINT256, Address
-from keeper.protocols.aave_v3.ledger import DEBT, KINDS, SUPPLY, kind, slot
+from keeper.protocols.aave_v3.ledger import DEBT, EMODES, KINDS, kind, slot
 from keeper.protocols.aave_v3.market import Category, Market, Reserve, State
 
 # The screen's floats are off by at most 2^-50 a term and 2^-44 over the terms of one user (a reserve has two, there are
@@ -122,20 +122,35 @@ class Valuation:
     def factors(self, emodes: Iterable[int]) -> NDArray[np.float64]:
         """Value per unit of scaled amount by kind of entry: collateral up to its threshold positive, debt negative.
 
+        Exact for `emodes`; for all others as if the user were in none.
         What is unknown gets a factor that lets its holders through; the exact answer then says unknown.
         """
         factors = np.zeros(KINDS)
-        rounding = 0 if self.market.rules.exact_threshold else 1  # the average threshold loses less than one bps
-        for reserve in self.market.reserves.values():
-            supply_index, debt_index = self.indices(reserve.id)
-            for emode in emodes:
-                price = self.price(reserve, emode) or 0
-                threshold = max(self.threshold(reserve, emode) - rounding, 0)
-                value = supply_index * price * threshold / (RAY * reserve.unit * BPS)
-                factors[kind(slot(reserve.id, SUPPLY), emode)] = value * (1 - SCREEN_MARGIN)
-                value = debt_index * price / (RAY * reserve.unit)
-                factors[kind(slot(reserve.id, DEBT), emode)] = -value * (1 + SCREEN_MARGIN)
+        reserves = self.market.reserves
+        for reserve in reserves.values():
+            for side, value in enumerate(self._values(reserve, 0)):
+                first = kind(slot(reserve.id, side), 0)
+                factors[first : first + EMODES] = value
+        for emode in emodes:
+            category = self.market.categories.get(emode) if emode else None
+            if category is None:
+                continue
+            everywhere = (
+                self._emode_source(emode) is not None
+            )  # whatever the user holds, the common price must be there
+            for reserve in reserves.values():
+                if everywhere or category.collaterals >> reserve.id & 1:
+                    for side, value in enumerate(self._values(reserve, emode)):
+                        factors[kind(slot(reserve.id, side), emode)] = value
         return factors
+
+    def _values(self, reserve: Reserve, emode: int) -> tuple[float, float]:
+        """Base currency per unit of scaled supply, up to its threshold, and (negative) of scaled debt."""
+        rounding = 0 if self.market.rules.exact_threshold else 1  # the average threshold loses less than one bps
+        supply_index, debt_index = self.indices(reserve.id)
+        price, unit = self.price(reserve, emode) or 0, RAY * reserve.unit
+        supply = supply_index * price * max(self.threshold(reserve, emode) - rounding, 0) / (unit * BPS)
+        return supply * (1 - SCREEN_MARGIN), -(debt_index * price / unit) * (1 + SCREEN_MARGIN)
 
     @property
     def screen_slack(self) -> float:

@@ -2,7 +2,8 @@
 
 Users and entries are numbered in order of appearance. An entry is one (user, reserve, side); a user's entries form a
 chain (`first`, `following`), so that an entry is found without an index of all of them. Everything exact goes through
-`Rewind`; the two columns the screen sweeps (`weight`, `kind`) are derived and follow.
+`Rewind`; the two columns the screen sweeps (`weight`, `kind`) are derived and follow. `compact` lays a user's entries
+side by side, which is what makes a sweep as fast as reading them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.model import Address
+from keeper.protocols.aave_v3.kernels import Entries, Sums, kernels
 from keeper.protocols.columns import Column, WideColumn, wide_sum
 from keeper.rewind import Rewind
 
@@ -55,6 +57,11 @@ class Ledger:
         self.weight = Column(np.float64)  # derived: the amount, shifted against rounding
         self.kind = Column(np.int32)  # derived
         self.emodes_seen: set[int] = {0}
+        self.borrower_count = 0  # derived: users with debt
+        self._changed: set[int] | None = None  # users since `take_changed`; None: nobody is known to be the same
+        self._by_slot: dict[int, Column] = {}
+        self._listed: dict[int, int] = {}  # entries in each of them
+        self._indexed = 0  # entries that `_by_slot` knows
 
     def clear(self) -> None:
         """Forget everybody."""
@@ -71,9 +78,12 @@ class Ledger:
         if found is not None:
             return found
         number = self.counts[0]
-        for column in (self.emode, self.first, self.debts):
-            column.reserve(number + 1)
-        self.emode[number], self.first[number], self.debts[number] = 0, _NONE, 0
+        if number >= len(self.first.cells):
+            for column in (self.emode, self.first, self.debts):
+                column.reserve(number + 1)
+        self.emode.cells[number], self.first.cells[number], self.debts.cells[number] = 0, _NONE, 0
+        if self._changed is not None:
+            self._changed.add(number)
         if number == len(self.names):
             self.names.append(name)
         else:
@@ -84,17 +94,19 @@ class Ledger:
 
     def chain(self, user: int) -> Iterator[int]:
         """The user's entries."""
-        entry = self.first[user]
+        entry: int = self.first.cells[user]
         while entry != _NONE:
             yield entry
-            entry = self.following[entry]
+            entry = self.following.cells[entry]
 
     def find(self, user: int, wanted: int) -> int | None:
         """The user's entry for a slot."""
-        slots = self.slot.data
-        for entry in self.chain(user):
+        slots, following = self.slot.cells, self.following.cells
+        entry: int = self.first.cells[user]
+        while entry != _NONE:
             if slots[entry] == wanted:
                 return entry
+            entry = following[entry]
         return None
 
     def entry(self, user: int, wanted: int) -> int:
@@ -103,19 +115,13 @@ class Ledger:
         if found is not None:
             return found
         entry = self.counts[1]
-        for column in (
-            self.owner,
-            self.slot,
-            self.following,
-            self.enabled,
-            self.amount,
-            self.weight,
-            self.kind,
-        ):
-            column.reserve(entry + 1)
-        self.owner[entry], self.slot[entry], self.following[entry] = user, wanted, self.first[user]
-        self.enabled[entry], self.amount[entry], self.kind[entry] = 0, 0, IGNORED
-        self.weight.data[entry] = 0.0
+        if entry >= len(self.owner.cells):
+            for column in self._entry_columns():
+                column.reserve(entry + 1)
+        self.owner.cells[entry], self.slot.cells[entry] = user, wanted
+        self.following.cells[entry] = self.first.cells[user]
+        self.enabled.cells[entry], self.amount[entry] = 0, 0
+        self.weight.cells[entry], self.kind.cells[entry] = 0.0, IGNORED
         self._rewind.set(self.counts, 1, entry + 1)
         self._rewind.set(self.first, user, entry)
         return entry
@@ -124,9 +130,11 @@ class Ledger:
 
     def set_amount(self, entry: int, scaled: int) -> None:
         """Replace a scaled balance."""
-        if self.slot[entry] % 2 == DEBT:
-            user = self.owner[entry]
-            self.debts[user] += (scaled != 0) - (self.amount[entry] != 0)
+        if self.slot.cells[entry] & 1 == DEBT:
+            user, debts = self.owner.cells[entry], self.debts.cells
+            before = debts[user]
+            debts[user] = after = before + (scaled != 0) - (self.amount[entry] != 0)
+            self.borrower_count += (after != 0) - (before != 0)
         self._rewind.set(self.amount, entry, scaled)
         self._derive(entry)
 
@@ -145,6 +153,7 @@ class Ledger:
 
     def undone(self, restored: list[tuple[object, object]]) -> None:
         """Derive anew what `Rewind.back` touched."""
+        self._forget_index()
         touched: set[int] = set()
         for container, key in restored:
             if isinstance(key, int) and (container is self.emode or container is self.first):
@@ -158,41 +167,114 @@ class Ledger:
             self.debts[user] = sum(self.slot[e] % 2 == DEBT and self.amount[e] != 0 for e in entries)
             for entry in entries:
                 self._derive(entry)
+            if self._changed is not None:
+                self._changed.add(user)
+        self.borrower_count = len(self.borrowers())
 
     def _derive(self, entry: int) -> None:
         """Keep the screen's view: two units off collateral and two on debt outweigh the contract's rounding."""
-        amount, where = self.amount[entry], self.slot[entry]
-        if where % 2 == DEBT:
-            self.weight.data[entry] = float(amount + 2) if amount else 0.0
+        amount, where, user = self.amount[entry], self.slot.cells[entry], self.owner.cells[entry]
+        if where & 1 == DEBT:
+            self.weight.cells[entry] = float(amount + 2) if amount else 0.0
             counts = True
         else:
-            self.weight.data[entry] = float(max(amount - 2, 0))
-            counts = bool(self.enabled.data[entry])
-        self.kind.data[entry] = kind(where, self.emode[self.owner[entry]]) if counts else IGNORED
+            self.weight.cells[entry] = float(max(amount - 2, 0))
+            counts = self.enabled.cells[entry] != 0
+        self.kind.cells[entry] = kind(where, self.emode.cells[user]) if counts else IGNORED
+        if self._changed is not None:
+            self._changed.add(user)
 
     # ------------------------------------------------------------------------------------------------ queries
 
     def supplies_and_debts(self, user: int) -> Iterator[tuple[int, int, int, bool]]:
         """The user's entries as (reserve, side, scaled amount, used as collateral)."""
         for entry in self.chain(user):
-            where = self.slot[entry]
-            yield where // 2, where % 2, self.amount[entry], bool(self.enabled.data[entry])
+            where = self.slot.cells[entry]
+            yield where // 2, where % 2, self.amount[entry], self.enabled.cells[entry] != 0
 
     def borrowers(self) -> NDArray[np.intp]:
         """Numbers of everybody with debt."""
         return np.flatnonzero(self.debts.live(self.counts[0]) > 0)
 
-    def holders(self, wanted: int) -> NDArray[np.intp]:
-        """Entries of one slot."""
-        return np.flatnonzero(self.slot.live(self.counts[1]) == wanted)
+    def holders(self, wanted: int) -> NDArray[np.int32]:
+        """Entries of one slot, ascending. A view: valid until the next entry is made."""
+        self._index()
+        column = self._by_slot.get(wanted)
+        return np.zeros(0, np.int32) if column is None else column.live(self._listed[wanted])
 
     def total(self, wanted: int) -> int:
         """Sum of the scaled amounts of one slot, exact."""
         return wide_sum(self.amount.data[self.holders(wanted)])
 
+    def columns(self) -> Entries:
+        """What a sweep reads."""
+        users, entries = self.counts
+        return Entries(
+            self.first.live(users),
+            self.following.live(entries),
+            self.owner.live(entries),
+            self.weight.live(entries),
+            self.kind.live(entries),
+            self.debts.live(users),
+        )
+
     def balances(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Per user Σ weight · factors[kind], in one sweep."""
+        users = self.counts[0]
+        sums = Sums(np.zeros(users), np.zeros(users), np.zeros(users, np.bool_))
+        kernels().everybody(self.columns(), factors, 0.0, 0.0, sums)
+        return sums.balance
+
+    def take_changed(self) -> NDArray[np.int64] | None:
+        """The users whose entries changed since the last call, ascending; None when it may be everybody."""
+        changed, self._changed = self._changed, set()
+        if changed is None:
+            return None
+        return np.array(sorted(user for user in changed if user < self.counts[0]), np.int64)
+
+    # ------------------------------------------------------------------------------------------------- layout
+
+    def compact(self) -> None:
+        """Number the entries anew, user by user. Only while nothing can be undone: records name entries."""
         users, entries = self.counts
-        values = self.weight.live(entries) * factors[self.kind.live(entries)]
-        sums: NDArray[np.float64] = np.bincount(self.owner.live(entries), values, users).astype(np.float64, copy=False)
-        return sums
+        owner = self.owner.live(entries)
+        if entries and not (owner[1:] >= owner[:-1]).all():
+            order = np.argsort(owner, kind="stable")
+            for column in self._entry_columns():
+                column.load(column.live(entries)[order])
+            owner = self.owner.live(entries)
+        held = np.bincount(owner, minlength=users)
+        ends = np.cumsum(held)
+        self.first.load(np.where(held > 0, ends - held, _NONE).astype(np.int32))
+        following = np.arange(1, entries + 1, dtype=np.int32)
+        following[ends[held > 0] - 1] = _NONE
+        self.following.load(following)
+        self._changed = None
+        self._by_slot, self._listed, self._indexed = {}, {}, 0
+        self._index()
+
+    def _entry_columns(self) -> tuple[Column, ...]:
+        return self.owner, self.slot, self.following, self.enabled, self.amount, self.weight, self.kind
+
+    def _index(self) -> None:
+        """Sort the entries made since the last time into the lists of their slots."""
+        start, end = self._indexed, self.counts[1]
+        if start == end:
+            return
+        slots = self.slot.data[start:end]
+        order = np.argsort(slots, kind="stable")
+        found, starts = np.unique(slots[order], return_index=True)
+        for where, part in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
+            column = self._by_slot.setdefault(where, Column(np.int32))
+            known = self._listed.get(where, 0)
+            column.reserve(known + len(part))
+            column.data[known : known + len(part)] = part + start
+            self._listed[where] = known + len(part)
+        self._indexed = end
+
+    def _forget_index(self) -> None:
+        """After entries were taken back."""
+        end = self.counts[1]
+        for where, column in self._by_slot.items():
+            self._listed[where] = int(np.searchsorted(column.live(self._listed[where]), end))
+        self._indexed = min(self._indexed, end)

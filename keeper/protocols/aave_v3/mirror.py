@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from keeper.errors import BadData
 from keeper.model import Address, Block, Head, Log, Read, Watch
@@ -10,9 +12,12 @@ from keeper.ports import Alerter, Client
 from keeper.protocols.aave_v3 import checks, events, snapshot
 from keeper.protocols.aave_v3.follower import Follower
 from keeper.protocols.aave_v3.health import Valuation
+from keeper.protocols.aave_v3.kernels import kernels
 from keeper.protocols.aave_v3.ledger import Ledger
 from keeper.protocols.aave_v3.market import Market, Reading, available_answer, read_market
 from keeper.protocols.aave_v3.prices import Prices
+from keeper.protocols.aave_v3.snapshot import Meta
+from keeper.protocols.aave_v3.sweep import Sweep
 from keeper.rewind import Rewind
 
 
@@ -38,6 +43,7 @@ class AaveV3Mirror:
         self._alerter = alerter
         self._rewind = Rewind(undo_depth)
         self._ledger = Ledger(self._rewind)
+        self._sweep = Sweep(self._ledger)
         self._follower = Follower(self._ledger, self._rewind, provider)
         self._prices = Prices()
         self._market: Market | None = None
@@ -45,6 +51,7 @@ class AaveV3Mirror:
         self._available: dict[int, int] = {}
         self._head: Head | None = None
         self._last: int | None = None  # the last block whose logs are in the ledger
+        self._replayed: int | None = None  # the last one that history had logs in
         self._synced = False
         self._distrust = ""
         self._valuations: dict[int, Valuation] = {}
@@ -70,7 +77,7 @@ class AaveV3Mirror:
 
     @property
     def borrower_count(self) -> int:
-        return len(self._ledger.borrowers())
+        return self._ledger.borrower_count
 
     @property
     def dirty(self) -> bool:
@@ -110,6 +117,8 @@ class AaveV3Mirror:
     def replay(self, logs: Sequence[Log]) -> None:
         for log in logs:
             self._follower.take(log, None)
+        if logs:
+            self._replayed = logs[-1].block_number
 
     def observe(self, head: Head, answers: Sequence[bytes | None]) -> None:
         if self._market is None:
@@ -138,6 +147,7 @@ class AaveV3Mirror:
         """Learn at `head` what to watch; a distrusted book starts over."""
         if self._distrust:
             self._forget()
+        await asyncio.to_thread(kernels)  # compiled, or loaded, before the first block needs them
         reading = await read_market(client, head, self.provider, None)
         self._take(reading)
         # Only a reserve that appears later has a history of its own to fetch; these have the replay.
@@ -150,6 +160,8 @@ class AaveV3Mirror:
             return
         self._valuations.clear()
         self._head = head
+        if not self._synced and self._rewind.empty:
+            await asyncio.to_thread(self._ledger.compact)
         if not self._synced or self._follower.governed or self._follower.suspect:
             await self._reread(client, head)
         before = self._prices.unknown
@@ -240,38 +252,48 @@ class AaveV3Mirror:
         self._ledger.clear()
         self._follower.clear()
         self._known.clear()
-        self._last = None
+        self._last = self._replayed = None
         self._distrust = ""
 
     # ------------------------------------------------------------------------------------------------- disk
 
     def snapshot(self) -> bytes:
-        if self._last is None:
+        return self.freeze()()
+
+    def freeze(self) -> Callable[[], bytes]:
+        """What `snapshot` would answer now, still to be worked out: in a thread, while the book goes on."""
+        block = max((number for number in (self._last, self._replayed) if number is not None), default=None)
+        if block is None:
             raise BadData(f"{self.name} has nothing to store yet")
         stable = [self._ledger.names[user] for user in self._follower.stable_users]
-        meta: dict[str, int | str | list[str]] = {
+        meta: Meta = {
             "provider": self.provider,
             "start": self.start_block,
-            "block": self._last,
+            "block": block,
             "stable": [str(name) for name in stable],
+            "suspect": int(self._follower.suspect),
         }
-        return snapshot.dump(self._ledger, meta)
+        return snapshot.freeze(self._ledger, meta)
 
     def restore(self, data: bytes) -> None:
-        meta = snapshot.meta_of(data)
-        if meta.get("provider") != self.provider or meta.get("start") != self.start_block:
-            raise BadData(f"the stored book of {self.name} is of another deployment ({meta.get('provider')})")
-        block, stable = meta.get("block"), meta.get("stable")
-        if not isinstance(block, int) or not isinstance(stable, list):
-            raise BadData(f"the stored book of {self.name} does not say how far it got")
-        self._forget()
-        snapshot.load(self._ledger, data)
+        meta = snapshot.load(self._ledger, data, self._make_room)
+        block, stable = cast(int, meta["block"]), cast(list[str], meta["stable"])
+        self._ledger.compact()
         self._last = block
+        self._follower.suspect = bool(meta.get("suspect"))
         self._follower.stable_users.update({self._ledger.users[Address(n)]: 1 for n in stable})
         self._synced = False
         if self._market is not None:
             self._known = dict.fromkeys(self._market.reserves, 0)
             self._follower.follow(self._market, self._known)
+
+    def _make_room(self, meta: Meta) -> None:
+        """Forget everything for a stored book; raises BadData, first, when it is of another deployment or not whole."""
+        if meta.get("provider") != self.provider or meta.get("start") != self.start_block:
+            raise BadData(f"the stored book of {self.name} is of another deployment ({meta.get('provider')})")
+        if not isinstance(meta.get("block"), int) or not isinstance(meta.get("stable"), list):
+            raise BadData(f"the stored book of {self.name} does not say how far it got")
+        self._forget()
 
     # ---------------------------------------------------------------------------------------------- helpers
 

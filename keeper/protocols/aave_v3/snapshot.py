@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from hashlib import blake2b
+from typing import cast
 
 import numpy as np
 
@@ -18,49 +20,66 @@ _DIGEST = 16
 _ADDRESS = 20
 
 
-def dump(ledger: Ledger, meta: dict[str, int | str | list[str]]) -> bytes:
-    """The ledger and a few words about it, as bytes."""
+Meta = dict[str, int | str | list[str]]
+
+
+def freeze(ledger: Ledger, meta: Meta) -> Callable[[], bytes]:
+    """What `dump` would give now, still to be worked out: in a thread, while the ledger goes on."""
     users, entries = ledger.counts
-    names = np.frombuffer(bytes.fromhex("".join(name[2:] for name in ledger.names[:users])), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
-        names=names.reshape(users, _ADDRESS),
-        emode=ledger.emode.live(users),
-        first=ledger.first.live(users),
-        owner=ledger.owner.live(entries),
-        slot=ledger.slot.live(entries),
-        following=ledger.following.live(entries),
-        enabled=ledger.enabled.live(entries),
-        amount=ledger.amount.live(entries),
-    )
-    body = buffer.getvalue()
-    return _MAGIC + blake2b(body, digest_size=_DIGEST).digest() + body
+    names = ledger.names[:users]
+    columns = {
+        "emode": ledger.emode.live(users).copy(),
+        "first": ledger.first.live(users).copy(),
+        "owner": ledger.owner.live(entries).copy(),
+        "slot": ledger.slot.live(entries).copy(),
+        "following": ledger.following.live(entries).copy(),
+        "enabled": ledger.enabled.live(entries).copy(),
+        "amount": ledger.amount.live(entries).copy(),
+    }
+
+    def encode() -> bytes:
+        raw = np.frombuffer(bytes.fromhex("".join([name[2:] for name in names])), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
+            names=raw.reshape(len(names), _ADDRESS),
+            **columns,  # type: ignore[arg-type]  # numpy's stub takes the last keyword for `allow_pickle`
+        )
+        body = buffer.getbuffer()
+        return b"".join((_MAGIC, blake2b(body, digest_size=_DIGEST).digest(), body))
+
+    return encode
 
 
-def meta_of(data: bytes) -> dict[str, int | str | list[str]]:
-    """The words about it alone; raises BadData like `load`."""
+def dump(ledger: Ledger, meta: Meta) -> bytes:
+    """The ledger and a few words about it, as bytes."""
+    return freeze(ledger, meta)()
+
+
+def load(ledger: Ledger, data: bytes, check: Callable[[Meta], None] | None = None) -> Meta:
+    """Fill the ledger from `dump`'s bytes; returns the words about it.
+
+    Raises BadData when they are damaged or of another version, and whatever `check` does, before the ledger is touched.
+    """
     with _open(data) as arrays:
-        return _meta(arrays)
-
-
-def load(ledger: Ledger, data: bytes) -> None:
-    """Fill the ledger from `dump`'s bytes; raises BadData when they are damaged or of another version."""
-    with _open(data) as arrays:
+        meta = _meta(arrays)
+        if check is not None:
+            check(meta)
         try:
             names = arrays["names"].tobytes().hex()
             size = 2 * _ADDRESS
-            addresses = [Address("0x" + names[at : at + size]) for at in range(0, len(names), size)]
+            addresses = cast(list[Address], ["0x" + names[at : at + size] for at in range(0, len(names), size)])
             ledger.clear()
             ledger.names = addresses
-            ledger.users = {name: number for number, name in enumerate(addresses)}
+            ledger.users = dict(zip(addresses, range(len(addresses)), strict=True))
             ledger.counts = [len(addresses), len(arrays["owner"])]
             for column in ("emode", "first", "owner", "slot", "following", "enabled", "amount"):
                 getattr(ledger, column).load(arrays[column])
         except (KeyError, ValueError, TypeError) as error:
             raise BadData(f"the stored Aave book is incomplete: {error}") from error
     _derive(ledger)
+    return meta
 
 
 def _derive(ledger: Ledger) -> None:
@@ -78,6 +97,7 @@ def _derive(ledger: Ledger) -> None:
     ledger.weight.load(np.where(debt, np.where(used, approximate + 2.0, 0.0), np.maximum(approximate - 2.0, 0.0)))
     ledger.kind.load(np.where(debt | (ledger.enabled.live(entries) != 0), kinds, IGNORED).astype(np.int32))
     ledger.debts.load(np.bincount(owner[debt & used], minlength=users).astype(np.int32))
+    ledger.borrower_count = len(ledger.borrowers())
     ledger.emodes_seen = {0, *np.unique(emode).tolist()}
     if kinds.size and int(kinds.max()) >= KINDS:
         raise BadData("the stored Aave book names a reserve that cannot exist")
@@ -87,7 +107,7 @@ def _open(data: bytes) -> np.lib.npyio.NpzFile:
     head = len(_MAGIC) + _DIGEST
     if not data.startswith(_MAGIC):
         raise BadData("the stored Aave book is of another version or no Aave book at all")
-    body = data[head:]
+    body = memoryview(data)[head:]
     if blake2b(body, digest_size=_DIGEST).digest() != data[len(_MAGIC) : head]:
         raise BadData("the stored Aave book is damaged (checksum)")
     try:
@@ -97,9 +117,9 @@ def _open(data: bytes) -> np.lib.npyio.NpzFile:
     return arrays
 
 
-def _meta(arrays: np.lib.npyio.NpzFile) -> dict[str, int | str | list[str]]:
+def _meta(arrays: np.lib.npyio.NpzFile) -> Meta:
     try:
-        found: dict[str, int | str | list[str]] = json.loads(arrays["meta"].tobytes())
+        found: Meta = json.loads(arrays["meta"].tobytes())
     except (KeyError, ValueError) as error:
         raise BadData(f"the stored Aave book is incomplete: {error}") from error
     return found
