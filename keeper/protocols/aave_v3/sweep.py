@@ -14,9 +14,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.protocols.aave_v3.columns import Column
 from keeper.protocols.aave_v3.kernels import Floats, Kernels, Sums, kernels
 from keeper.protocols.aave_v3.ledger import DEBT, EMODES, SUPPLY, Ledger, kind, slot
+from keeper.protocols.columns import Column
 
 # Wider saves work after small moves and makes more users near; at this width a debt at 10 % a year drifts for 9 hours.
 DRIFT = 1e-4
