@@ -103,7 +103,7 @@ class Hunt:
         for symbol in VOLATILE:
             fallen[symbol] = base[symbol] * rng.randrange(840, 990) // 1000
         # The staked token falls behind the one it is staked for, as in a run on it.
-        fallen["wstETH"] = base["wstETH"] * fallen["WETH"] // base["WETH"] * rng.randrange(930, 990) // 1000
+        fallen["wstETH"] = base["wstETH"] * fallen["WETH"] // base["WETH"] * rng.randrange(920, 980) // 1000
         self._reprice(fallen)
 
     def _reprice(self, prices: dict[str, int]) -> None:
@@ -123,7 +123,7 @@ class Hunt:
             assert not synced.behind
             timestamp = head.timestamp + 12
             quoter = parts.quoter(FeeQuote(head.next_base_fee(), 10**8), frozenset())
-            for name in book.screen(timestamp):
+            for name in self.rng.sample(found := book.screen(timestamp), len(found)):
                 position = book.position(name, timestamp)
                 if position is None:
                     continue

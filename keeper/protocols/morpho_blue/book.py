@@ -28,7 +28,7 @@ from keeper.protocols.morpho_blue.calls import liquidation_steps
 from keeper.protocols.morpho_blue.follower import PreTerms
 from keeper.protocols.morpho_blue.irm import Kind, adaptive_rate
 from keeper.protocols.morpho_blue.market import State, accrued
-from keeper.protocols.morpho_blue.mirror import MorphoBlueMirror
+from keeper.protocols.morpho_blue.mirror import LISTED_EVERY, MorphoBlueMirror
 from keeper.protocols.morpho_blue.pair import MorphoPair
 from keeper.protocols.morpho_blue.positions import (
     Holding,
@@ -87,8 +87,16 @@ class MorphoBlueBook(MorphoBlueMirror):
         return Status(trusted=True)
 
     def tokens(self) -> tuple[Token, ...]:
-        wanted = dict.fromkeys(token for number in self.exposed() for token in self._pair_of(number))
-        return tuple(token for token in (self._tokens.get(address) for address in wanted) if token is not None)
+        """Tokens of the markets with debt.
+
+        Anybody may add to them, and every addition makes pools be looked for: so what has come since the last time is
+        listed once in `LISTED_EVERY` blocks.
+        """
+        number = 0 if self._head is None else self._head.number
+        if self._synced and not 0 <= number - self._listed_at < LISTED_EVERY:
+            wanted = dict.fromkeys(token for market in self.exposed() for token in self._pair_of(market))
+            self._list(wanted, number)
+        return self._listed
 
     def held(self, token: Address) -> int:
         """What of a token Morpho holds for all its markets together, base units: supplied, not lent, and pledged."""

@@ -23,7 +23,7 @@ async def complete(client: Client, head: Head, morpho: Address, registry: Regist
     unread = sorted(registry.unread)
     for start in range(0, len(unread), _MARKETS):
         part = unread[start : start + _MARKETS]
-        stored = await _states(client, head, morpho, registry, part)
+        stored = await states(client, head, morpho, registry, part)
         for number, state in zip(part, stored, strict=True):
             mine = registry.states[number]
             if replace(mine, updated=0) != replace(state, updated=0):
@@ -39,9 +39,10 @@ async def complete(client: Client, head: Head, morpho: Address, registry: Regist
             registry.set_target(number, IRM.decode("rateAtTarget", answer)[0])
 
 
-async def _states(
+async def states(
     client: Client, head: Head, morpho: Address, registry: Registry, numbers: Sequence[int]
 ) -> list[State]:
+    """The totals of these markets at `head`."""
     reads = [Read(morpho, MORPHO.encode("market", registry.params[n].key)) for n in numbers]
     answers = await client.read(reads, head) if reads else []
     return [State(*MORPHO.decode("market", answer)) for answer in answers]
@@ -63,7 +64,7 @@ async def difference(
 ) -> str | None:
     """The first thing about these positions, their markets and the rates there that the contracts say otherwise."""
     numbers = sorted({ledger.market[entry] for entry in entries})
-    stored = await _states(client, head, morpho, registry, numbers)
+    stored = await states(client, head, morpho, registry, numbers)
     for number, state in zip(numbers, stored, strict=True):
         mine = registry.states[number]
         if registry.kind(number) is Kind.NONE:  # accrues without an event, and without effect

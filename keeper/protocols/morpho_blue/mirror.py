@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from keeper.protocols.morpho_blue.registry import Registry
 from keeper.protocols.morpho_blue.tokens import read_tokens
 from keeper.protocols.morpho_blue.views import Views
 from keeper.rewind import Rewind
+
+LISTED_EVERY = 7_200  # blocks
 
 
 class MorphoBlueMirror:
@@ -58,6 +60,8 @@ class MorphoBlueMirror:
         self._held: dict[Address, int] = {}
         self._reads: tuple[Read, ...] | None = None
         self._exposed: tuple[int, ...] | None = None
+        self._listed: tuple[Token, ...] = ()
+        self._listed_at = 0
         self._pre = Prepared()
         self._prepared_at = (0, 0, 0)
 
@@ -105,7 +109,7 @@ class MorphoBlueMirror:
                 found[number] = "its oracle has no price"
             elif self._registry.kind(number) is Kind.ASKED and self._views.rates.get(number) is None:
                 found[number] = "its interest rate model does not answer"
-            elif self._tokens.get(params.loan) is None or self._tokens.get(params.collateral) is None:
+            elif any(self._tokens.get(token) is None for token in self._pair_of(number)):
                 found[number] = "a token does not tell its decimals"
         return found
 
@@ -173,7 +177,26 @@ class MorphoBlueMirror:
             raise ConfigError(f"{self.name}: the contracts configured do not answer as Morpho's: {error}") from error
         if any(owner != self.address for owner in owners):
             raise ConfigError(f"{self.name}: a pre-liquidation factory belongs to another deployment of Morpho")
+        await self._foresee(client, head)
         self._synced = False
+
+    async def _foresee(self, client: Client, head: Head) -> None:
+        """List the tokens of the markets with debt before any history is read: pools are looked for by them."""
+        registry = Registry(Rewind())
+        follower = Follower(registry, Ledger(Rewind()), Rewind(), self.address)
+        created = Watch(frozenset({self.address}), frozenset({events.CREATE_MARKET}))
+        async for _, _, logs in client.logs(created, self.start_block, head.number):
+            for log in logs:
+                follower.take(log, None)
+        states = await checks.states(client, head, self.address, registry, range(len(registry)))
+        owing = [registry.params[number] for number, state in enumerate(states) if state.borrow_shares]
+        wanted = dict.fromkeys(token for params in owing for token in (params.loan, params.collateral))
+        self._tokens |= await read_tokens(client, head, wanted.keys() - self._tokens.keys())
+        self._list(wanted, head.number)
+
+    def _list(self, tokens: Iterable[Address], number: int) -> None:
+        found = (self._tokens.get(token) for token in tokens)
+        self._listed, self._listed_at = tuple(token for token in found if token is not None), number
 
     async def refresh(self, client: Client, head: Head) -> None:
         if self._distrust:
@@ -240,7 +263,8 @@ class MorphoBlueMirror:
         self._moved()
 
     def _report_unknown(self, before: set[int]) -> None:
-        appeared = {number: why for number, why in self.unknown_markets().items() if number not in before}
+        unknown = self.unknown_markets() if not self.dirty else {}
+        appeared = {number: why for number, why in unknown.items() if number not in before}
         if appeared:
             listed = ", ".join(f"{self._registry.params[n].place} ({why})" for n, why in list(appeared.items())[:5])
             more = f" and {len(appeared) - 5} more" if len(appeared) > 5 else ""
