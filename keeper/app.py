@@ -332,12 +332,13 @@ def report(config: Config, *, block: int, at: int, live: bool) -> tuple[Summary,
         reader.close()
 
 
-async def devchain(path: Path | None, *, port: int) -> None:
+async def devchain(path: Path | None, *, port: int, comet_model: Path | None) -> None:
     """The private chain in the foreground until a signal comes; its configuration is written to `path`."""
     config = Path("devchain/devchain.toml") if path is None else path
     ending = threading.Event()
     with stop_event() as stop:
-        chain = asyncio.ensure_future(asyncio.to_thread(serve, config, port, say=click.echo, stop=ending))
+        running = asyncio.to_thread(serve, config, port, comet_model=comet_model, say=click.echo, stop=ending)
+        chain = asyncio.ensure_future(running)
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait({chain, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()

@@ -201,11 +201,16 @@ def deploy(session: Session, path: Path | None, *, yes: bool) -> None:
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8545, show_default=True, help="Port of the node; 0 takes any."
 )
+@click.option(
+    "--comet-model",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Solidity file of a Comet-like market to carry beside the others.",
+)
 @click.pass_obj
-def devchain(session: Session, path: Path | None, port: int) -> None:
+def devchain(session: Session, path: Path | None, port: int, comet_model: Path | None) -> None:
     """Run a private chain with real protocol bytecode in the foreground, until stopped."""
     logging.configure(session.redactor, level="debug" if session.debug else "info")
-    asyncio.run(session.app.devchain(path, port=port))
+    asyncio.run(session.app.devchain(path, port=port, comet_model=comet_model))
 
 
 @cli.command()

@@ -151,6 +151,14 @@ def withdraw(actors: Actors, market: CometMarket, user: Address, symbol: str, am
     actors.send(user, market.comet, "withdraw(address,uint256)", actors.world.tokens[symbol].address, amount)
 
 
+def config_lines(market: CometMarket) -> str:
+    """The market's table in the daemon's configuration."""
+    return (
+        f'\n[markets.{market.name}]\nprotocol = "compound_v3"\naddresses_provider = "{market.comet}"\n'
+        f"start_block = {market.start_block}\n"
+    )
+
+
 def open_account(
     actors: Actors,
     market: CometMarket,

@@ -12,6 +12,7 @@ from types import FrameType
 
 from keeper.devchain.actors import Actors
 from keeper.devchain.anvil import Anvil, ChainFailed
+from keeper.devchain.comet import config_lines, deploy_comet
 from keeper.devchain.rpc import RpcError
 from keeper.devchain.world import World, ensure_world
 from keeper.errors import ConfigError
@@ -29,11 +30,13 @@ def serve(
     port: int = 8545,
     block_time: float = 2.0,
     *,
+    comet_model: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     stop: threading.Event | None = None,
 ) -> None:
     """Run the built world until SIGINT or SIGTERM (or until `stop` is set), a block every `block_time` seconds.
 
+    With `comet_model`, a Solidity file, there is a Comet-like market beside the others.
     Writes the configuration to `config` and beside it ``world.json`` and the operator's key file (the folder is made
     if missing), and says so, one line at a time, through `say`. Raises ConfigError when something must be installed or
     the folder cannot be written, ChainFailed when anvil ends by itself or the port is taken.
@@ -42,7 +45,8 @@ def serve(
     ending = threading.Event() if stop is None else stop
     with _signals(ending), built.start(port=port, impersonate=True) as anvil:
         actors = awaken(anvil, built.world)
-        path = write_config(built.world, anvil, config, block_time=block_time)
+        more = "" if comet_model is None else config_lines(deploy_comet(actors, comet_model))
+        path = write_config(built.world, anvil, config, block_time=block_time, more=more)
         say(f"private chain {built.world.chain_id} is up at {anvil.ws} ({anvil.http}), block {anvil.rpc.number()}")
         say(f"configuration: {path}")
         say("stop it with Ctrl-C")
@@ -80,8 +84,12 @@ def write_config(
     block_time: float = 2.0,
     http_port: int = 9464,
     executor: Address | None = None,
+    more: str = "",
 ) -> Path:
-    """Write the daemon's configuration for this chain; returns its path. Raises ConfigError when that fails."""
+    """Write the daemon's configuration for this chain, and `more` at its end; returns its path.
+
+    Raises ConfigError when that fails.
+    """
     path = path.expanduser().resolve()
     directory = path.parent
     try:
@@ -91,7 +99,7 @@ def write_config(
         key.touch(mode=0o600)
         key.write_text(OPERATOR_KEY + "\n")
         (directory / "world.json").write_text(world.to_json())
-        path.write_text(config_text(world, anvil.ws, directory, block_time, http_port, executor))
+        path.write_text(config_text(world, anvil.ws, directory, block_time, http_port, executor) + more)
     except OSError as error:
         raise ConfigError(f"{directory} cannot be written ({error.strerror}): choose another directory") from error
     return path

@@ -47,12 +47,8 @@ def deploy_executor(fork: Fork) -> Address:
 def write_config(fork: Fork, folder: Path, executor: Address, market: CometMarket) -> Path:
     """The private chain's configuration, with the Comet in it and nothing else to liquidate."""
     text = config_text(fork.world, fork.ws, folder, 12, 0, executor)
-    text += (
-        f'\n[markets.{market.name}]\nprotocol = "compound_v3"\naddresses_provider = "{market.comet}"\n'
-        f"start_block = {market.start_block}\n"
-    )
     path = folder / "keeper.toml"
-    path.write_text(text)
+    path.write_text(text + comet.config_lines(market))
     (folder / "operator.key").write_text(OPERATOR_KEY)
     return path
 

@@ -139,8 +139,8 @@ class FakeApp:
         self._ask("deploy", confirm("really?"))
         return "deployed"
 
-    async def devchain(self, path: Path | None, *, port: int) -> None:
-        self._ask("devchain", path, port)
+    async def devchain(self, path: Path | None, *, port: int, comet_model: Path | None) -> None:
+        self._ask("devchain", path, port, comet_model)
 
     async def demo(self, path: Path | None) -> DemoView:
         self._ask("demo")
@@ -428,7 +428,11 @@ def test_demo_and_devchain(tmp_path: Path) -> None:
     assert "earned 0.010000 ETH, in 42 s" in invoke(app, "demo").stdout
     assert json.loads(invoke(app, "demo", "--json").stdout)["earned"] == "10000000000000000"
     assert invoke(app, "devchain", "--port", "0", "--config", "x.toml").exit_code == 0
-    assert app.asked[-1] == ("devchain", Path("x.toml"), 0)
+    assert app.asked[-1] == ("devchain", Path("x.toml"), 0, None)
+    model = tmp_path / "Model.sol"
+    model.touch()
+    assert invoke(app, "devchain", "--comet-model", str(model)).exit_code == 0
+    assert app.asked.pop() == ("devchain", None, 8545, model)
 
 
 def test_config_commands(config: str) -> None:
