@@ -30,9 +30,10 @@ interface IPairV2 {
 ///     step     kind:1  length:3  body:length
 ///     call     (kind 1)  target:20  sender:20  [word:1  inner hash:32  answer length:2  answer]  patches:1  patch*  data
 ///              the bracket is there when `sender`, who may call back, is not zero
-///     patch    offset:3  amount
+///     patch    offset:3  amount; at offset 0xffffff the amount is the native coin sent along
 ///     approve  (kind 2)  token:20  spender:20  amount
 ///     transfer (kind 3)  token:20  to:20  amount
+///     keep     (kind 5)  key:32  word:1    remembers a word of the answer of the call that is the step before
 ///     amount   source:1  token:20  index:1  value:32
 ///              the top bit of `source` negates the number (two's complement)
 ///
@@ -43,7 +44,7 @@ interface IPairV2 {
 ///
 /// Storage: slot 0 owner (bytes 0–19) and paused (byte 20); slot 1 pending owner; slot 2 beneficiary; slot 3 operators
 /// (mapping). There are no immutables, so the runtime code is the same wherever it is deployed.
-/// Transient storage: see LOCK, APPROVALS and `_expect`; all of it is void outside an execution.
+/// Transient storage: see LOCK, APPROVALS, `_expect` and `_keptAt`; all of it is void outside an execution.
 contract Executor {
     /// @notice What an execution must achieve and where the result goes.
     /// @param id echoed in `Executed`
@@ -120,17 +121,21 @@ contract Executor {
     uint256 private constant CALL = 1;
     uint256 private constant APPROVE = 2;
     uint256 private constant TRANSFER = 3;
+    uint256 private constant KEEP = 5;
 
     uint256 private constant LITERAL = 0;
     uint256 private constant BALANCE = 1;
     uint256 private constant WORD = 2;
     uint256 private constant V2_OUT = 3;
     uint256 private constant V2_IN = 4;
+    uint256 private constant KEPT = 5;
 
     uint256 private constant NEGATIVE = 0x80;
 
     uint256 private constant AMOUNT_BYTES = 54;
     uint256 private constant PATCH_BYTES = 57;
+    uint256 private constant KEEP_BYTES = 33;
+    uint256 private constant AS_VALUE = 0xffffff;
     uint256 private constant BPS = 10_000;
 
     /// @dev Transient slot: 0 outside an execution, else 1 + the number of callbacks expected or being served.
@@ -358,6 +363,7 @@ contract Executor {
     }
 
     function _step(uint256 index, uint256 kind, bytes calldata body) private {
+        if (kind == KEEP) return _keep(index, body);
         address first = _address(body, 0);
         if (first == address(this)) _fail(index, abi.encodeWithSelector(SelfCall.selector));
         if (first.code.length == 0) _fail(index, abi.encodeWithSelector(NoCode.selector, first));
@@ -385,24 +391,52 @@ contract Executor {
         if (at + patches * PATCH_BYTES > body.length) _fail(index, abi.encodeWithSelector(BadProgram.selector));
 
         bytes memory data = body[at + patches * PATCH_BYTES:];
+        uint256 value;
         for (uint256 i; i < patches; ++i) {
             uint256 offset = _word(body, at) >> 232;
-            if (offset + 32 > data.length) _fail(index, abi.encodeWithSelector(BadProgram.selector));
             uint256 amount = _amount(index, body, at + 3);
+            at += PATCH_BYTES;
+            if (offset == AS_VALUE) {
+                value = amount;
+                continue;
+            }
+            if (offset + 32 > data.length) _fail(index, abi.encodeWithSelector(BadProgram.selector));
             assembly ("memory-safe") {
                 mstore(add(add(data, 32), offset), amount)
             }
-            at += PATCH_BYTES;
         }
 
         if (sender != address(0)) _expect(sender, body);
         bool ok;
-        // In assembly because a high-level call would copy the answer, which nobody reads.
+        // In assembly because a high-level call would copy the answer, of which a keep step reads one word at most.
         assembly ("memory-safe") {
-            ok := call(gas(), target, 0, add(data, 32), mload(data), 0, 0)
+            ok := call(gas(), target, value, add(data, 32), mload(data), 0, 0)
         }
         if (!ok) _fail(index, _returned());
         if (sender != address(0)) _unexpect(index, sender);
+    }
+
+    /// @dev The answer is still in the return buffer: nothing is called between two steps.
+    function _keep(uint256 index, bytes calldata body) private {
+        if (body.length != KEEP_BYTES) _fail(index, abi.encodeWithSelector(BadProgram.selector));
+        uint256 which = _word(body, 32) >> 248;
+        uint256 slot = _keptAt(_word(body, 0));
+        bool there;
+        uint256 found;
+        assembly ("memory-safe") {
+            there := iszero(lt(returndatasize(), mul(add(which, 1), 32)))
+            if there {
+                returndatacopy(0, mul(which, 32), 32)
+                found := mload(0)
+            }
+        }
+        if (!there) _fail(index, abi.encodeWithSelector(NoSuchWord.selector, which));
+        _tstore(slot, found);
+    }
+
+    /// @dev Hashed, so that no key can reach another transient slot.
+    function _keptAt(uint256 key) private pure returns (uint256) {
+        return uint256(keccak256(abi.encode(KEPT, key)));
     }
 
     /// @dev Frame n (from 1) of the stack of expectations is at n << 16: sender and argument position (zero once
@@ -462,6 +496,7 @@ contract Executor {
             return held - value;
         }
         if (source == WORD) return _callbackWord(index, which) + value;
+        if (source == KEPT) return _kept(which, value);
         if (source == V2_OUT) return _pairOutput(token, which == 0, value);
         if (source != V2_IN) _fail(index, abi.encodeWithSelector(BadProgram.selector));
         return _pairInput(token, which == 0, value >> 128, uint128(value));
@@ -475,6 +510,14 @@ contract Executor {
         unchecked {
             return found < 0 ? uint256(-found) : uint256(found);
         }
+    }
+
+    /// @dev What was kept under `key`: all of it (`part` 0), or |its upper (1) or lower (2) half| read as an int128.
+    function _kept(uint256 part, uint256 key) private view returns (uint256) {
+        uint256 found = _tload(_keptAt(key));
+        if (part == 0) return found;
+        int256 half = part == 1 ? int128(int256(found) >> 128) : int128(int256(found));
+        return half < 0 ? uint256(-half) : uint256(half);
     }
 
     /// @dev UniswapV2Library.getAmountOut with the fee in bps, for what already lies in the pair beyond its reserve.

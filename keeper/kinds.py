@@ -9,15 +9,19 @@ from typing import Protocol
 from keeper.config import Config, Market
 from keeper.config import Venue as VenueTable
 from keeper.errors import ConfigError
-from keeper.model import Address
+from keeper.model import ZERO_ADDRESS, Address
 from keeper.ports import Alerter, Book, FlashSource, Venue
 from keeper.protocols.aave_v3 import AaveV3Book, AaveV3Flash
 from keeper.protocols.compound_v3 import CometBook
 from keeper.protocols.morpho_blue import MorphoBlueBook, MorphoBlueFlash
+from keeper.venues.balancer_v2.flash import BalancerV2Flash
+from keeper.venues.balancer_v2.venue import BalancerV2
 from keeper.venues.router import PoolSource
 from keeper.venues.uniswap_v2 import UniswapV2
 from keeper.venues.uniswap_v3.flash import UniswapV3Flash
 from keeper.venues.uniswap_v3.venue import UniswapV3
+from keeper.venues.uniswap_v4.flash import UniswapV4Flash
+from keeper.venues.uniswap_v4.venue import UniswapV4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Probe:
 
     interface: str
     function: str
-    arguments: tuple[int, ...]
+    arguments: tuple[int | str, ...]
     kind: str  # in the operator's words
 
 
@@ -103,16 +107,34 @@ def _uniswap_v3(name: str, table: VenueTable, around: Surroundings) -> tuple[Tra
     return venue, (UniswapV3Flash(venue, around.executor),)
 
 
+def _uniswap_v4(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
+    venue = UniswapV4(table.root, table.start_block, (), around.executor, around.wrapped_native, name)
+    return venue, (UniswapV4Flash(venue, around.executor),)
+
+
+def _balancer_v2(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
+    venue = BalancerV2(table.root, table.creators, table.start_block, (), around.executor, name)
+    return venue, (BalancerV2Flash(venue, around.executor),)
+
+
 PROTOCOLS: dict[str, MarketKind] = {"aave_v3": _aave_v3, "compound_v3": _compound_v3, "morpho_blue": _morpho_blue}
-VENUES: dict[str, VenueKind] = {"uniswap_v2": _uniswap_v2, "uniswap_v3": _uniswap_v3}
-
-
+VENUES: dict[str, VenueKind] = {
+    "balancer_v2": _balancer_v2,
+    "uniswap_v2": _uniswap_v2,
+    "uniswap_v3": _uniswap_v3,
+    "uniswap_v4": _uniswap_v4,
+}
+FEE_CONFIGURED = frozenset({"uniswap_v2"})  # kinds whose pools do not state their fee
+FURTHER_CONFIGURED = frozenset({"morpho_blue"})  # kinds with contracts beside the root
+CREATORS_CONFIGURED = frozenset({"balancer_v2"})  # kinds whose root knows pools of every sort
 PROBES: dict[str, Probe] = {
     "aave_v3": Probe("aave_provider", "getPool", (), "PoolAddressesProvider of Aave V3"),
     "compound_v3": Probe("comet", "baseToken", (), "Comet of Compound V3"),
     "morpho_blue": Probe("morpho_blue", "feeRecipient", (), "Morpho Blue"),
+    "balancer_v2": Probe("balancer_vault", "getProtocolFeesCollector", (), "Vault of Balancer V2"),
     "uniswap_v2": Probe("uniswap_v2_factory", "allPairsLength", (), "factory of Uniswap V2"),
     "uniswap_v3": Probe("uniswap_v3_factory", "feeAmountTickSpacing", (500,), "factory of Uniswap V3"),
+    "uniswap_v4": Probe("uniswap_v4_manager", "protocolFeesAccrued", (ZERO_ADDRESS,), "PoolManager of Uniswap V4"),
 }
 
 
@@ -130,12 +152,18 @@ def check_words(config: Config) -> None:
     wrong += [
         f"venues.{name}.fee_bps: pools of this kind state their own fees; remove the key"
         for name, table in config.venues.items()
-        if table.kind == "uniswap_v3" and table.fee_bps is not None
+        if table.kind in VENUES and table.kind not in FEE_CONFIGURED and table.fee_bps is not None
+    ]
+    wrong += [
+        f"venues.{name}.creators: {'name' if table.kind in CREATORS_CONFIGURED else 'this kind has no use for'} "
+        "the factories whose pools are traded"
+        for name, table in config.venues.items()
+        if table.kind in VENUES and (table.kind in CREATORS_CONFIGURED) != bool(table.creators)
     ]
     wrong += [
         f"markets.{name}.further: markets of this kind have no further contracts; remove the key"
         for name, table in config.markets.items()
-        if table.protocol != "morpho_blue" and table.further
+        if table.protocol in PROTOCOLS and table.protocol not in FURTHER_CONFIGURED and table.further
     ]
     if wrong:
         raise ConfigError("; ".join(wrong))

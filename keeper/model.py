@@ -33,8 +33,8 @@ def address(value: str | bytes) -> Address:
 
 
 def checksum(value: Address) -> str:
-    """EIP-55 form, for people."""
-    return to_checksum_address(value)
+    """EIP-55 form, for people; the 32 bytes of a pool's id as they are."""
+    return to_checksum_address(value) if is_hex_address(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +262,12 @@ class Hop:
     """One pool trade inside a path, with its exact amounts on the state it was quoted on."""
 
     venue: str  # name of the venue that can encode it
-    pool: Address
+    pool: Address  # or its 32-byte id, where pools live inside one contract
     token_in: Address
     token_out: Address
     amount_in: int
     amount_out: int
+    lends: bool = True  # the pool hands its output out before it wants its input
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +311,11 @@ class Route:
     def pools(self) -> frozenset[Address]:
         """Every pool the route trades in."""
         return frozenset(hop.pool for path in self.paths for hop in path.hops)
+
+    @property
+    def prepaid(self) -> frozenset[Address]:
+        """Pools that bring the last token only when they have been paid: with one, the route is no loan."""
+        return frozenset(path.hops[-1].pool for path in self.paths if not path.hops[-1].lends)
 
 
 OWN_CALLBACK = "own callback"

@@ -267,7 +267,16 @@ class Venue(Mirror, Protocol):
     def exact_out(
         self, hop: Hop, amount: Amount, recipient: Address, pay: Callable[[Amount], tuple[Step, ...]]
     ) -> tuple[Step, ...]:
-        """Buy `amount`; inside the callback `pay(owed)` must bring the input to the pool."""
+        """Buy `amount`; where its steps stand, `pay(owed)` must bring the input to the `payee`.
+
+        A pool that lends hands the output to `recipient` before they run, any other afterwards.
+        """
+
+    def payee(self, hop: Hop) -> Address | None:
+        """Who is to be paid for an `exact_out`; None: the executor, from where the venue's own steps take it."""
+
+    def enclose(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Steps that run `steps`, which trade or borrow here, within whatever must be open meanwhile."""
 
 
 class Quoter(Protocol):

@@ -10,9 +10,10 @@ Wire format, all numbers big-endian (`Executor.sol` reads the same):
     step     kind:1  length:3  body:length
     call     (kind 1)  target:20  sender:20  [word:1  inner hash:32  answer length:2  answer]  patches:1  patch*  data
              the bracket is there when `sender`, who may call back, is not zero
-    patch    offset:3  amount
+    patch    offset:3  amount; at offset 0xffffff the amount is the native coin sent along
     approve  (kind 2)  token:20  spender:20  amount
     transfer (kind 3)  token:20  to:20  amount
+    keep     (kind 5)  key:32  word:1    remembers a word of the answer of the call that is the step before
     amount   source:1  token:20  index:1  value:32
              the top bit of `source` negates the number (two's complement)
 """
@@ -38,6 +39,9 @@ class Source(IntEnum):
     V2_OUT = 3
     # What pair `token` asks for an output; `index` as above; `value`: fee in bps << 128 | output.
     V2_IN = 4
+    # What a `Keep` step remembered under the key `value`: all of it (`index` 0), or the size of its upper (1) or lower
+    # (2) half, read as an int128.
+    KEPT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,11 @@ def balance(token: Address, keep: int = 0) -> Amount:
 def word(index: int, plus: int = 0) -> Amount:
     """The callback's argument word `index` (absolute value), plus a constant."""
     return Amount(Source.WORD, plus, None, index)
+
+
+def kept(key: bytes, part: int = 0) -> Amount:
+    """What was kept under `key` (32 bytes): all of it, or the size of its upper (1) or lower (2) int128."""
+    return Amount(Source.KEPT, int.from_bytes(key, "big"), None, part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +101,13 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Call `target` with `data`, after patching."""
+    """Call `target` with `data`, after patching, and with `value` (wei) of what the executor has unwrapped."""
 
     target: Address
     data: bytes
     patches: tuple[Patch, ...] = ()
     callback: Callback | None = None
+    value: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,18 @@ class Transfer:
     amount: Amount
 
 
-Step = Call | Approve | Transfer
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Remember word `word` of the answer of the call that is the step before, under `key` (32 bytes).
+
+    It stands until the same key is used again, in whatever callback that is.
+    """
+
+    key: bytes
+    word: int = 0
+
+
+Step = Call | Approve | Transfer | Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +163,8 @@ class Program:
     sweep: tuple[Address, ...] = ()  # other tokens whose leftovers go to the beneficiary
 
 
-_CALL, _APPROVE, _TRANSFER = 1, 2, 3
+_CALL, _APPROVE, _TRANSFER, _KEEP = 1, 2, 3, 5
+_AS_VALUE = 0xFFFFFF  # where a patch would be written that is no patch but the coin sent along
 _NEGATIVE = 0x80
 _WORD_BYTES = 32
 
@@ -169,6 +191,10 @@ def _encode_step(step: Step) -> bytes:
             kind, body = _APPROVE, _raw(token) + _raw(spender) + _encode_amount(amount)
         case Transfer(token, to, amount):
             kind, body = _TRANSFER, _raw(token) + _raw(to) + _encode_amount(amount)
+        case Keep(key, word):
+            if len(key) != _WORD_BYTES:
+                raise ValueError(f"a key has {_WORD_BYTES} bytes, not {len(key)}")
+            kind, body = _KEEP, key + _number(word, 1, "the position of a word")
     return bytes([kind]) + _number(len(body), 3, "the length of a step") + body
 
 
@@ -186,7 +212,9 @@ def _encode_call(call: Call) -> bytes:
             _number(len(call.callback.returns), 2, "the length of a callback's answer"),
             call.callback.returns,
         ]
-    parts.append(_number(len(call.patches), 1, "the number of patches"))
+    parts.append(_number(len(call.patches) + (call.value is not None), 1, "the number of patches"))
+    if call.value is not None:
+        parts += [_number(_AS_VALUE, 3, "the offset of a patch"), _encode_amount(call.value)]
     for patch in call.patches:
         if patch.offset + _WORD_BYTES > len(call.data):
             raise ValueError(f"a patch at byte {patch.offset} lies outside the {len(call.data)} bytes of the call")
@@ -223,7 +251,7 @@ def inner_program(call: Call) -> bytes:
 
 def _is_program(data: bytes) -> bool:
     at = 0
-    while at + 4 <= len(data) and data[at] in (_CALL, _APPROVE, _TRANSFER):
+    while at + 4 <= len(data) and data[at] in (_CALL, _APPROVE, _TRANSFER, _KEEP):
         at += 4 + int.from_bytes(data[at + 1 : at + 4], "big")
     return at == len(data) and at > 0
 

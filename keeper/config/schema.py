@@ -113,8 +113,11 @@ class Venue(Section):
     """A place to trade. `kind` says how it works; its pools are found from the factory."""
 
     kind: Word = Field(description="How the venue works, for example `uniswap_v3`.")
-    factory: Address = Field(description="The contract that created its pools.")
-    start_block: Whole = Field(description="Block the factory was deployed in.")
+    factory: Address = Field(
+        description="The contract that created its pools, or holds them (Uniswap V4: PoolManager; Balancer: Vault)."
+    )
+    start_block: Whole = Field(description="Block that contract was deployed in.")
+    creators: Addresses = Field((), description="Balancer: the weighted-pool factories whose pools are traded.")
     fee_bps: Bps | None = Field(
         None, lt=10_000, description="Swap fee where the pools do not state it (forks); unset: the kind's own."
     )

@@ -110,6 +110,19 @@ def adaptive_curve_irm() -> Artifact:
     return Artifact("AdaptiveCurveIrm", found[1], (), ("address",))
 
 
+@cache
+def uniswap_v4(name: str) -> Artifact:
+    """``@uniswap/v4-core``'s artifact of a contract named like its file, in foundry's format."""
+    package_version("@uniswap/v4-core")
+    raw = json.loads((MODULES / f"@uniswap/v4-core/out/{name}.sol/{name}.json").read_text())
+    return _artifact(name, raw["abi"], raw["bytecode"]["object"], raw["bytecode"]["linkReferences"])
+
+
+def balancer_v2(task: str, name: str) -> Artifact:
+    """``@balancer-labs/v2-deployments``' artifact of a contract deployed in a task, e.g. ``20210418-vault``."""
+    return published("@balancer-labs/v2-deployments", f"dist/tasks/{task}/artifact/{name}.json")
+
+
 AAVE_36 = (
     *(f"protocol/libraries/logic/{name}Logic" for name in ("Borrow", "FlashLoan", "Liquidation", "Pool", "Supply")),
     "protocol/libraries/logic/ConfiguratorLogic",

@@ -39,7 +39,17 @@ def compose(
         # lender's own pool is open again.
         repays = plan.buy is None and plan.sell is not None and plan.sell.token_out == plan.loan.token
         steps = borrow(trade.sell(plan.sell)) if repays else (*borrow(trade.buy(plan.buy)), *trade.sell(plan.sell))
-    return Program(liquidation.guards, steps, plan.profit_token, _leftovers(plan))
+    return Program(liquidation.guards, _enclosed(steps, plan, venues), plan.profit_token, _leftovers(plan))
+
+
+def _enclosed(steps: tuple[Step, ...], plan: Plan, venues: Mapping[str, Venue]) -> tuple[Step, ...]:
+    """The whole program inside what its venues want open, once each: trades of one venue nest, openings may not."""
+    names = dict.fromkeys(hop.venue for r in (plan.buy, plan.sell) if r for path in r.paths for hop in path.hops)
+    if plan.loan is not None and plan.loan.source in venues:
+        names[plan.loan.source] = None  # a venue lends under its own name
+    for name in names:
+        steps = venues[name].enclose(steps)
+    return steps
 
 
 def _borrower(
@@ -61,7 +71,12 @@ class _Trade:
     unspent: Mapping[Address, int]  # base units that are in the executor when selling and are not for sale
 
     def flash_swap(self, route: Route, inner: tuple[Step, ...]) -> tuple[Step, ...]:
-        """Take the output of every path, then run `inner`, then pay the paths from the last to the first."""
+        """Take the output of every path, then run `inner`, then pay the paths from the last to the first.
+
+        Raises ValueError when the last pool of a path wants to be paid first.
+        """
+        if route.prepaid:
+            raise ValueError(f"{', '.join(sorted(route.prepaid))} cannot lend: it is paid before it hands out")
         for path in reversed(route.paths):
             inner = self._exact_out(path, inner)
         return inner
@@ -85,20 +100,21 @@ class _Trade:
     def _exact_out(self, path: Path, before_paying: tuple[Step, ...]) -> tuple[Step, ...]:
         """Buy through the last pool, which is paid by the pool before it, and so on back to the first.
 
-        Every pool hands its output on before it wants its input, so the path's output is in the executor when
-        `before_paying` runs, innermost.
+        When the last pool lends, the path's output is in the executor when `before_paying` runs, innermost.
         """
         hops = path.hops
 
         def through(position: int, amount: Amount, recipient: Address) -> tuple[Step, ...]:
             hop = hops[position]
+            venue = self.venues[hop.venue]
+            payee = venue.payee(hop)
 
             def pay(owed: Amount) -> tuple[Step, ...]:
-                if position == 0:
-                    return (*before_paying, Transfer(hop.token_in, hop.pool, owed))
-                return through(position - 1, owed, hop.pool)
+                if position:
+                    return through(position - 1, owed, payee or self.executor)
+                return (*before_paying, Transfer(hop.token_in, payee, owed)) if payee else before_paying
 
-            return self.venues[hop.venue].exact_out(hop, amount, recipient, pay)
+            return venue.exact_out(hop, amount, recipient, pay)
 
         return through(len(hops) - 1, literal(path.amount_out), self.executor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from keeper.model import OWN_CALLBACK, FlashOffer, SkipReason
+from keeper.model import OWN_CALLBACK, Address, FlashOffer, SkipReason
 from keeper.ports import Pair
 from keeper.strategy.funding import Lender, Market
 from keeper.strategy.shapes import Recipe, Terms, Trial, flash_swap, loan_one_leg, loan_same_asset, loan_two_legs
@@ -17,6 +17,7 @@ PROBES = (0, 2, 4, 6, 8, 10, 12)  # lenders are looked for at the largest amount
 COARSE = 6  # tokens of fewer decimals have base units that show in a result
 WORTH_BPS = 2  # share of the net for which the search is taken up again
 FLASH_SWAP = "flash swap"
+_NO_POOLS: frozenset[Address] = frozenset()
 Shape = Callable[[Terms, int], Trial | SkipReason]
 Lent = Callable[[Terms, Pair, int, FlashOffer], Trial | SkipReason]
 
@@ -57,8 +58,9 @@ class Options:
         """The shapes that can liquidate `pair`, one option per lender; empty when nobody lends and none is needed not.
 
         A loan with two legs trades as a flash swap does, for more (the premium), in fewer pools (the locks) and for
-        more gas, so it is an option only where flash swaps are not. The protocol's own callback asks for no premium,
-        locks no pool and saves the lender's gas, so where there is one nothing else is.
+        more gas, so it is an option only where flash swaps are not, or where the best purchase goes through pools that
+        are paid first and therefore cannot lend. The protocol's own callback asks for no premium, locks no pool and
+        saves the lender's gas, so where there is one nothing else is.
         """
         debt, collateral = pair.debt.address, pair.collateral.address
         end = pair.feasible[-1][1]
@@ -68,9 +70,12 @@ class Options:
             options.append(self._own_callback(pair))
             if not self.every:
                 return options
+        narrow = False
         if swappable:
             options.append(self._option(pair, FLASH_SWAP, self._swap(pair), self._two_legs(pair)))
-        if swappable and debt != self.terms.profit and not self.every:
+            ceiling = options[-1].curve.ceiling
+            narrow = (ceiling is None or ceiling > 0) and self._wants_payment_first(pair)
+        if swappable and debt != self.terms.profit and not (self.every or narrow):
             return options
         for lender in self.market.lenders(debt, [pair.budget(end >> part) for part in PROBES if end >> part]):
             name = f"loan from {lender[0]} {lender[1][:10]}"
@@ -81,7 +86,7 @@ class Options:
             if debt == self.terms.profit:
                 score = self._loan(pair, lender, loan_one_leg)
                 options.append(self._option(pair, f"{name}, one leg", score, self._one_leg(pair)))
-            if self.every or not (swappable or debt == self.terms.profit):
+            if self.every or narrow or not (swappable or debt == self.terms.profit):
                 score = self._loan(pair, lender, loan_two_legs)
                 options.append(self._option(pair, f"{name}, two legs", score, self._two_legs(pair)))
         return options
@@ -105,6 +110,14 @@ class Options:
         other = self._option(option.pair, option.funding, option.shape, gain, found)
         other.curve.start(seeds[0].repay)
         return other
+
+    def _wants_payment_first(self, pair: Pair) -> bool:
+        end = pair.feasible[-1][1]
+        for owed in (pair.budget(end >> part) for part in PROBES if end >> part):
+            buy = self.terms.quoter.buy(pair.collateral.address, pair.debt.address, owed, _NO_POOLS)
+            if buy is not None:
+                return bool(buy.prepaid)
+        return False
 
     def _own_callback(self, pair: Pair) -> Option:
         debt, collateral = pair.debt.address, pair.collateral.address

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from keeper.model import Address, FlashOffer, Route, Seizure, SkipReason
-from keeper.ports import Pair, Requoter
+from keeper.ports import Pair, Quoter, Requoter
 from keeper.strategy.value import spot_value
 
 _NO_POOLS: frozenset[Address] = frozenset()
@@ -116,22 +116,33 @@ def _two_legs(
     """Buy `owed`, sell the rest."""
     seizure = pair.seize(repay)
     avoid = terms.recipe.spare | loan.locks if loan else terms.recipe.spare
-    buy = terms.quoter.buy(pair.collateral.address, pair.debt.address, owed, avoid)
+    buy = _bought(terms.quoter, pair, owed, avoid, lent=loan is not None)
     if buy is not None and terms.recipe.weigh and seizure.seized > buy.amount_in:
-        buy = _weighed(terms, pair, owed, avoid, buy, seizure.seized - buy.amount_in)
+        buy = _weighed(terms, pair, owed, avoid, buy, seizure.seized - buy.amount_in, lent=loan is not None)
     if buy is None:
         return SkipReason.NO_ROUTE
     kept = budget - seizure.repaid if pair.debt.address == terms.profit else 0
     return _with_rest(terms, pair, repay, budget, seizure, loan, buy, seizure.seized - buy.amount_in, kept)
 
 
-def _weighed(terms: Terms, pair: Pair, owed: int, avoid: frozenset[Address], buy: Route, rest: int) -> Route:
+def _bought(quoter: Quoter, pair: Pair, owed: int, avoid: frozenset[Address], *, lent: bool) -> Route | None:
+    """The purchase of `owed`; unless the debt asset is `lent`, through pools that hand it out before they are paid."""
+    buy = quoter.buy(pair.collateral.address, pair.debt.address, owed, avoid)
+    while not lent and buy is not None and buy.prepaid:
+        avoid |= buy.prepaid
+        buy = quoter.buy(pair.collateral.address, pair.debt.address, owed, avoid)
+    return buy
+
+
+def _weighed(
+    terms: Terms, pair: Pair, owed: int, avoid: frozenset[Address], buy: Route, rest: int, *, lent: bool
+) -> Route:
     """The purchase split as it would be after the sale of `rest`, which is where both together leave the prices."""
     quoter = terms.quoter
     if pair.collateral.address == terms.profit:
         return buy
     sale = quoter.sell(pair.collateral.address, terms.profit, rest, terms.recipe.sale_spares)
-    split = None if sale is None else quoter.after(sale).buy(pair.collateral.address, pair.debt.address, owed, avoid)
+    split = None if sale is None else _bought(quoter.after(sale), pair, owed, avoid, lent=lent)
     return (None if split is None else quoter.again(split)) or buy
 
 

@@ -9,6 +9,17 @@ from keeper.model import Address, Hop, Path
 from keeper.venues.pool import Pool
 
 _REMEMBERED = 512
+Key = tuple[Address, Address, Address]  # a pool's address and its two tokens in order
+
+
+def key_of(pool: Pool) -> Key:
+    """What tells a pool from every other, and from the other pairs of its state."""
+    return pool.address, pool.token0, pool.token1
+
+
+def key_between(address: Address, one: Address, other: Address) -> Key:
+    """The key of the pool at `address` that trades the two tokens, in either order."""
+    return (address, one, other) if one < other else (address, other, one)
 
 
 class Leg(NamedTuple):
@@ -133,7 +144,8 @@ class Chain:
 
 
 def _hop(leg: Leg, amount_in: int, amount_out: int) -> Hop:
-    return Hop(leg.pool.venue, leg.pool.address, leg.token_in, leg.token_out, amount_in, amount_out)
+    pool = leg.pool
+    return Hop(pool.venue, pool.address, leg.token_in, leg.token_out, amount_in, amount_out, pool.lends)
 
 
 class Graph:
@@ -141,12 +153,12 @@ class Graph:
 
     def __init__(self, pools: Iterable[Pool], connectors: Iterable[Address]) -> None:
         self.connectors = tuple(dict.fromkeys(connectors))
-        self._edges: dict[tuple[Address, Address], list[tuple[Address, bool]]] = {}
+        self._edges: dict[tuple[Address, Address], list[tuple[Key, bool]]] = {}
         for pool in pools:
-            self._edges.setdefault((pool.token0, pool.token1), []).append((pool.address, True))
-            self._edges.setdefault((pool.token1, pool.token0), []).append((pool.address, False))
+            self._edges.setdefault((pool.token0, pool.token1), []).append((key_of(pool), True))
+            self._edges.setdefault((pool.token1, pool.token0), []).append((key_of(pool), False))
 
-    def chains(self, pools: Mapping[Address, Pool], token_in: Address, token_out: Address) -> Iterator[Chain]:
+    def chains(self, pools: Mapping[Key, Pool], token_in: Address, token_out: Address) -> Iterator[Chain]:
         """Every chain of one pool, or of two over a connector."""
         for first in self._legs(pools, token_in, token_out):
             yield Chain((first,))
@@ -156,7 +168,8 @@ class Graph:
             seconds = self._legs(pools, connector, token_out)
             for first in self._legs(pools, token_in, connector) if seconds else ():
                 for second in seconds:
-                    yield Chain((first, second))
+                    if second.pool.address != first.pool.address:  # two pairs of one state move together
+                        yield Chain((first, second))
 
-    def _legs(self, pools: Mapping[Address, Pool], token_in: Address, token_out: Address) -> list[Leg]:
-        return [Leg(pools[address], z) for address, z in self._edges.get((token_in, token_out), ())]
+    def _legs(self, pools: Mapping[Key, Pool], token_in: Address, token_out: Address) -> list[Leg]:
+        return [Leg(pools[key], z) for key, z in self._edges.get((token_in, token_out), ())]

@@ -10,8 +10,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import orjson
 
 from keeper.errors import BadData
-from keeper.model import Address, Block, Head, Log, Read, Skip, SkipReason, Watch
+from keeper.model import Address, Block, Head, Hop, Log, Read, Skip, SkipReason, Watch
 from keeper.ports import Client
+from keeper.program import Step
 from keeper.rewind import Rewind
 
 _READS_AT_ONCE = 4_000  # the client makes requests of them that a node will take
@@ -37,11 +38,11 @@ class _Pool(Protocol):
 P = TypeVar("P", bound=_Pool)
 
 
-class PoolMirror(ABC, Generic[P]):
+class StateMirror(ABC, Generic[P]):
     """The pools of one factory between the tokens that matter, each an immutable value replaced by its events.
 
     A pool whose logs contradict what is known of it, or that the audit finds different, is *stale*: left out of
-    `pools` and re-read by the next `refresh`. The mirror as a whole is unknown before `load` and after `distrust`.
+    `usable` and re-read by the next `refresh`. The mirror as a whole is unknown before `load` and after `distrust`.
     """
 
     # Set by the subclass.
@@ -67,20 +68,30 @@ class PoolMirror(ABC, Generic[P]):
 
     # ------------------------------------------------------------------------------------------ for the router
 
-    def pools(self) -> list[P]:
-        """Pools that can be quoted exactly now; none while the mirror is unknown."""
+    def usable(self) -> list[P]:
+        """States of which pools can be quoted exactly now; none while the mirror is unknown."""
         if self._distrusted:
             return []
         return [pool for address, pool in self._states.items() if address not in self._stale]
 
     def pool(self, address: Address) -> P | None:
-        """One of `pools`, or None."""
+        """One of `usable`, or None."""
         return None if self._distrusted or address in self._stale else self._states.get(address)
 
     @property
     def excluded(self) -> Mapping[Address, str]:
         """Known pools that are not quoted, each with the reason."""
         return self._unusable | self._stale
+
+    # ---------------------------------------------------------------------------------------------- ports.Venue
+
+    def payee(self, hop: Hop) -> Address | None:
+        """The pool itself."""
+        return hop.pool
+
+    def enclose(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Nothing need be open."""
+        return steps
 
     # --------------------------------------------------------------------------------------------- ports.Mirror
 
@@ -95,8 +106,8 @@ class PoolMirror(ABC, Generic[P]):
         return bool(self._stale)
 
     def watch(self) -> Watch:
-        """The factory and every known pool."""
-        return Watch(frozenset({self.factory, *self._infos}), self.followed | {self.created})
+        """Where pools are announced, and every known pool."""
+        return Watch(self._announcers() | self._infos.keys(), self.followed | {self.created})
 
     def reads(self) -> tuple[Read, ...]:
         """Nothing is read at every head."""
@@ -143,13 +154,13 @@ class PoolMirror(ABC, Generic[P]):
     async def load(self, client: Client, head: Head) -> None:
         """Find the factory's pools up to `head` and read them all there."""
         words = frozenset("0x" + "00" * 12 + token[2:] for token in self._tokens)
-        watch = Watch(frozenset({self.factory}), frozenset({self.created}), (words, words))
+        watch = Watch(self._announcers(), frozenset({self.created}), self._creations(words))
         first = max(self._start_block, self._scanned + 1 - _REORG_MARGIN)
         infos = dict(self._infos)
         if first <= head.number:
             async for _, _, logs in client.logs(watch, first, head.number):
                 found = (self._created(log) for log in logs)
-                infos.update((info.address, info) for info in found if self._matters(info))
+                infos.update((info.address, info) for info in found if info is not None and self._matters(info))
         states, unusable = await self._read_all(client, head, list(infos.values()))
         self._rewind.clear()
         self._infos, self._states, self._unusable, self._stale = infos, states, unusable, {}
@@ -178,7 +189,7 @@ class PoolMirror(ABC, Generic[P]):
 
         A Skip names the first difference; every pool that differs is stale from then on.
         """
-        pools = self.pools()
+        pools = self.usable()
         if not pools or head.number != self._number:
             return None
         picked = [pools[(self._cursor + i) % len(pools)] for i in range(min(sample, len(pools)))]
@@ -199,7 +210,7 @@ class PoolMirror(ABC, Generic[P]):
         return orjson.dumps(
             {
                 "version": self.version,
-                "factory": self.factory,
+                "factory": self._identity(),
                 "start": self._start_block,
                 "tokens": sorted(self._tokens),
                 "number": self._number,
@@ -215,7 +226,7 @@ class PoolMirror(ABC, Generic[P]):
         """Take a snapshot of the same factory and tokens; raises BadData otherwise."""
         try:
             raw = orjson.loads(data)
-            if (raw["version"], raw["factory"], raw["start"]) != (self.version, self.factory, self._start_block):
+            if (raw["version"], raw["factory"], raw["start"]) != (self.version, self._identity(), self._start_block):
                 raise BadData(f"the snapshot of {self.name} belongs to another factory or version: delete it")
             if not self._tokens <= frozenset(raw["tokens"]):
                 raise BadData(f"the snapshot of {self.name} was made for other tokens: delete it")
@@ -238,8 +249,8 @@ class PoolMirror(ABC, Generic[P]):
     # ------------------------------------------------------------------------------------------ for a subclass
 
     @abstractmethod
-    def _created(self, log: Log) -> PoolInfo:
-        """The pool a factory's log announces; raises BadData when it cannot be decoded."""
+    def _created(self, log: Log) -> PoolInfo | None:
+        """The pool a factory's log announces, None for one of no use; raises BadData when it cannot be decoded."""
 
     @abstractmethod
     def _advance(self, pool: P, log: Log) -> P | None:
@@ -267,33 +278,59 @@ class PoolMirror(ABC, Generic[P]):
     def _undump(self, info: PoolInfo, raw: Any) -> P:
         """The inverse of `_dump`."""
 
+    def _identity(self) -> str:
+        """What a snapshot must have been made of."""
+        return self.factory
+
+    def _announcers(self) -> frozenset[Address]:
+        """Who emits the event that announces pools."""
+        return frozenset({self.factory})
+
+    def _creations(self, words: frozenset[str]) -> tuple[frozenset[str], ...]:
+        """The indexed words of the factory's event that announce pools between tokens, which are `words`."""
+        return words, words
+
     def _matters(self, info: PoolInfo) -> bool:
         return info.token0 in self._tokens and info.token1 in self._tokens
 
+    def _subject(self, log: Log) -> Address | None:
+        """The pool that a log of a followed topic is about."""
+        return log.address
+
     def _take(self, log: Log) -> None:
-        if log.address == self.factory:
-            if log.topics and log.topics[0] == self.created:
-                info = self._created(log)
-                if self._matters(info) and info.address not in self._infos:
-                    self._rewind.set(self._infos, info.address, info)
-                    # Its first logs may be in this very block, which was fetched without knowing it.
-                    self._rewind.set(self._stale, info.address, "it was created just now")
+        if not log.topics:
             return
-        known = self._infos.get(log.address)
-        if known is None or log.address in self._stale or not log.topics or log.topics[0] not in self.followed:
+        if log.topics[0] == self.created and log.address in self._announcers():
+            info = self._created(log)
+            if info is not None and self._matters(info) and info.address not in self._infos:
+                self._rewind.set(self._infos, info.address, info)
+                # Its first logs may be in this very block, which was fetched without knowing it.
+                self._rewind.set(self._stale, info.address, "it was created just now")
+            return
+        subject = self._subject(log) if log.topics[0] in self.followed else None
+        known = None if subject is None else self._infos.get(subject)
+        if subject is None or known is None or subject in self._stale:
             return
         try:
-            pool = self._states.get(log.address)
+            pool = self._states.get(subject)
             after = self._born(known, log) if pool is None else self._advance(pool, log)
         except BadData as error:
-            self._rewind.set(self._stale, log.address, str(error))
+            self._rewind.set(self._stale, subject, str(error))
             return
         if after is not None:
-            self._rewind.set(self._states, log.address, after)
-            self._rewind.delete(self._unusable, log.address)
+            self._rewind.set(self._states, subject, after)
+            self._rewind.delete(self._unusable, subject)
         elif pool is not None:
-            self._rewind.delete(self._states, log.address)
-            self._rewind.set(self._unusable, log.address, "its last event emptied it")
+            self._rewind.delete(self._states, subject)
+            self._rewind.set(self._unusable, subject, "its last event emptied it")
+
+
+class PoolMirror(StateMirror[P]):
+    """A mirror whose states are what the router trades in."""
+
+    def pools(self) -> list[P]:
+        """Pools that can be quoted exactly now; none while the mirror is unknown."""
+        return self.usable()
 
 
 async def read_many(client: Client, head: Head, reads: Collection[Read]) -> list[bytes | None]:

@@ -13,16 +13,26 @@ class Pool(Protocol):
     `zero_for_one` sells token0. Amounts are base units; an amount of None means that the pool cannot take or give all
     of it. Levels are floats and only screen: √(in/out) at the margin after the trade, fees included, so that trades
     over several pools are split best where their levels agree.
+
+    A pool of more than two tokens is as many values as it has pairs of tokens, with one address and one state.
     """
 
     @property
     def venue(self) -> str: ...
     @property
-    def address(self) -> Address: ...
+    def address(self) -> Address:
+        """Of the contract, or its 32-byte id where many pools live inside one contract."""
+
     @property
     def token0(self) -> Address: ...
     @property
     def token1(self) -> Address: ...
+    @property
+    def lends(self) -> bool:
+        """Whether it hands its output out before it wants its input, and so can fund what brings the input."""
+
+    def pairs(self) -> tuple[Self, ...]:
+        """Every pair of tokens of the same state, this one included."""
 
     def quote_in(self, zero_for_one: bool, amount_in: int) -> int | None:
         """Output for exactly `amount_in`."""

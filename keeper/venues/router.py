@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from keeper.model import Address, Path, Route
-from keeper.venues.chains import Chain, Graph, Leg
+from keeper.venues.chains import Chain, Graph, Key, Leg, key_between, key_of
 from keeper.venues.choose import greedy, heaviest, rival, runners_up, surplus_at
 from keeper.venues.pool import Pool
 from keeper.venues.split import Point, Probe, split
@@ -50,13 +50,17 @@ class Router:
         gas_price: int = 0,
         max_paths: int = 6,
     ) -> None:
-        self._pools: dict[Address, Pool] = {pool.address: pool for venue in venues for pool in venue.pools()}
+        self._pools: dict[Key, Pool] = {key_of(pool): pool for venue in venues for pool in venue.pools()}
         self._graph = Graph(self._pools.values(), connectors)
         self._native = native
         self._gas_price = gas_price
         self._max_paths = max_paths
         self._chains: dict[tuple[Address, Address], list[Chain]] = {}
         self._rates: dict[Address, tuple[int, int]] = {}
+
+    def pool(self, address: Address, one: Address, other: Address) -> Pool:
+        """The pool at `address` between two tokens as it stands here; raises KeyError for a stranger."""
+        return self._pools[key_between(address, one, other)]
 
     def priced(self, gas_price: int) -> Router:
         """The same pools with gas at `gas_price` wei."""
@@ -67,21 +71,27 @@ class Router:
         pools = dict(self._pools)
         for path in route.paths:
             for hop in path.hops:
-                pool, zero_for_one = pools[hop.pool], hop.token_in < hop.token_out
+                pool = pools[key_between(hop.pool, hop.token_in, hop.token_out)]
+                zero_for_one = hop.token_in < hop.token_out
                 if route.exact_out:
                     traded = pool.swap_out(zero_for_one, hop.amount_out)
                 else:
                     traded = pool.swap_in(zero_for_one, hop.amount_in)
                 if traded is None:
                     raise ValueError(f"pool {hop.pool} cannot trade {hop.amount_in} for {hop.amount_out}")
-                pools[hop.pool] = traded[1]
+                pools.update((key_of(pair), pair) for pair in traded[1].pairs() if key_of(pair) in pools)
         return self._copy(pools, self._gas_price, {})
 
     def again(self, route: Route) -> Route | None:
         """The same paths with the same fixed amounts, traded here; None when one cannot take or give its amount."""
         shares = [path.amount_out if route.exact_out else path.amount_in for path in route.paths]
         chains = [
-            Chain(tuple(Leg(self._pools[hop.pool], hop.token_in < hop.token_out) for hop in path.hops))
+            Chain(
+                tuple(
+                    Leg(self.pool(hop.pool, hop.token_in, hop.token_out), hop.token_in < hop.token_out)
+                    for hop in path.hops
+                )
+            )
             for path in route.paths
         ]
         offer = self._offer(chains, shares, route.exact_out, _Cost(0, 1))
@@ -111,7 +121,7 @@ class Router:
     # ------------------------------------------------------------------------------------------------- inside
 
     def _copy(
-        self, pools: dict[Address, Pool], gas_price: int, chains: dict[tuple[Address, Address], list[Chain]]
+        self, pools: dict[Key, Pool], gas_price: int, chains: dict[tuple[Address, Address], list[Chain]]
     ) -> Router:
         twin = object.__new__(Router)
         twin._pools, twin._graph, twin._native = pools, self._graph, self._native

@@ -30,6 +30,7 @@ class V2Pool:
     """
 
     __slots__ = ("_kept", "address", "fee_bps", "reserve0", "reserve1", "token0", "token1", "venue")
+    lends = True
 
     def __init__(
         self, venue: str, address: Address, token0: Address, token1: Address, fee_bps: int, reserve0: int, reserve1: int
@@ -42,6 +43,10 @@ class V2Pool:
         self.reserve0 = reserve0
         self.reserve1 = reserve1
         self._kept = BPS - fee_bps
+
+    def pairs(self) -> tuple[Self, ...]:
+        """It has two tokens."""
+        return (self,)
 
     def at(self, reserve0: int, reserve1: int) -> Self:
         """The same pair with other reserves, as after a Sync event."""

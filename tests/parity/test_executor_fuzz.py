@@ -21,12 +21,14 @@ from keeper.program import (
     Call,
     Callback,
     Guard,
+    Keep,
     Patch,
     Program,
     Source,
     Step,
     Transfer,
     encode,
+    kept,
     literal,
     word,
 )
@@ -72,12 +74,31 @@ class Maker:
             return literal(self.rng.choice((small, small, 2**256 - 1, self.rng.getrandbits(256))))
         if kind < 0.75:
             return Amount(Source.BALANCE, self.rng.choice((0, 0, small)), self.rng.choice(self.tokens))
+        if kind < 0.8:
+            return kept(self.key(), self.rng.choice((0, 1, 2, 2, 200)))
         if kind < 0.95:
             return word(self.rng.choice((0, 0, 1, 1, 2, 9)), small)
         return Amount(self.rng.choice((Source.V2_IN, Source.V2_OUT)), small, self.rng.choice(self.addresses))
 
+    def key(self) -> bytes:
+        """A key, often one that equals a transient slot the executor uses."""
+        return self.rng.choice((0, 1, 1 << 16, (1 << 16) + 1, 2 << 16, 1 << 128, (1 << 128) + 1)).to_bytes(32, "big")
+
     def steps(self, depth: int) -> tuple[Step, ...]:
-        return tuple(self.step(depth) for _ in range(self.rng.randrange(1, 4)))
+        """A few steps; answers are kept now and then, and coin makes a round trip."""
+        found: list[Step] = []
+        for _ in range(self.rng.randrange(1, 4)):
+            found.append(self.step(depth))
+            kind = self.rng.random()
+            if kind < 0.15:
+                token, who = self.rng.choice(self.tokens), self.rng.choice(self.addresses)
+                found += [Call(token, calldata("balanceOf(address)", who)), Keep(self.key(), int(kind < 0.01))]
+            elif kind < 0.25:
+                amount = self.rng.randrange(1_000)
+                coin = literal(amount + int(kind < 0.16))
+                found.append(Call(self.bench.weth, calldata("withdraw(uint256)", amount)))
+                found.append(Call(self.bench.weth, calldata("deposit()"), value=coin))
+        return tuple(found)
 
     def step(self, depth: int) -> Step:
         kind = self.rng.random()

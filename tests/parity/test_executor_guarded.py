@@ -13,7 +13,7 @@ from keeper.devchain.anvil import Anvil
 from keeper.devchain.calls import calldata
 from keeper.execution.executor import EXECUTOR
 from keeper.model import ZERO_ADDRESS, Address
-from keeper.program import Approve, Call, Callback, Patch, Transfer, balance, encode, literal, word
+from keeper.program import Approve, Call, Callback, Keep, Patch, Transfer, balance, encode, kept, literal, word
 from tests.support.bench import BENEFICIARY, ETH, OPERATOR, OWNER, STRANGER, Bench, Reverted, make_bench
 
 pytestmark = pytest.mark.parity
@@ -52,6 +52,9 @@ def _mode(bench: Bench, lender: str, mode: str) -> None:
 
 def _manner(bench: Bench, token: str, manner: str) -> None:
     bench.tell(bench[token], "setManner(uint8)", Manner[manner])
+
+
+MARK = Address("0x" + "5c" * 20)  # holds nothing but numbers to be asked for
 
 
 def _repay(bench: Bench, lender: str, token: Address, amount: int) -> Transfer:
@@ -423,8 +426,79 @@ def test_balance_source_keeps_what_it_is_told_to(bench: Bench) -> None:
         bench.dry(Transfer(token, STRANGER, balance(token, keep=5)))
 
 
+def test_kept_words_are_read_whole_and_by_halves(bench: Bench) -> None:
+    """What a call answers is there for later steps, also from inside a callback, until its key is used again."""
+    first, second, key = bench["token"], bench["second"], b"k" * 32
+    packed = (-5 % 2**128) << 128 | 7
+    bench.tell(first, "mint(address,uint256)", MARK, packed)
+    asked = Call(first, calldata("balanceOf(address)", MARK)), Keep(key)
+    bench.tell(second, "mint(address,uint256)", bench.executor, 100)
+    repay = _repay(bench, "lender", bench.weth, 1)
+    inside = bench.lend("lender", bench.weth, 1, (Transfer(second, STRANGER, kept(key, 1)), repay))
+    bench.run(*asked, inside, Transfer(second, STRANGER, kept(key, 2)))
+    assert bench.balance(second, STRANGER) == 12
+    other = Call(second, calldata("balanceOf(address)", STRANGER))
+    bench.run(*asked, other, Keep(key), Transfer(second, STRANGER, kept(key)))
+    assert bench.balance(second, STRANGER) == 24
+    # Another key knows nothing of it, nor does another execution.
+    bench.run(*asked, Transfer(second, STRANGER, kept(b"q" * 32)))
+    bench.run(Transfer(second, STRANGER, kept(key)))
+    assert bench.balance(second, STRANGER) == 24
+
+
+def test_keeping_needs_a_word_that_was_answered(bench: Bench) -> None:
+    """A call that answers nothing, or too little, leaves nothing to keep."""
+    asked = Call(bench.weth, calldata("balanceOf(address)", STRANGER))
+    silent = Call(bench.weth, calldata("withdraw(uint256)", 0))
+    for step, word_ in ((silent, 0), (asked, 1), (asked, 255)):
+        with pytest.raises(Reverted, match=f"step 1: NoSuchWord\\({word_}\\)"):
+            bench.dry(step, Keep(bytes(32), word_))
+
+
 @pytest.mark.parametrize(
-    "program", [b"\x00", b"\x01\x00\x00\x01", b"\x04\x00\x00\x00", b"\x02\x00\x00\x05hello", b"\xff" * 40, b"\x01"]
+    "slot", [0, 1, 1 << 16, (1 << 16) + 1, (1 << 16) + 2, 1 << 128, (1 << 128) + 1, (1 << 128) + 2]
+)
+def test_no_key_reaches_what_guards_an_execution(bench: Bench, slot: int) -> None:
+    """Keys that equal the slots of lock, expectation and approvals change none of them."""
+    key, token = slot.to_bytes(32, "big"), bench["token"]
+    bench.tell(token, "mint(address,uint256)", MARK, int(bench["lender"], 16))
+    keep = Call(token, calldata("balanceOf(address)", MARK)), Keep(key)
+    inner = (Approve(token, STRANGER, literal(7)), *keep, _repay(bench, "lender", bench.weth, 1))
+    loan = bench.lend("lender", bench.weth, 1, inner)
+    bench.run(*keep, loan, *keep, loan, *keep)
+    assert bench.allowance(token, STRANGER) == 0
+    _mode(bench, "lender", "Twice")
+    with pytest.raises(Reverted, match="UnexpectedCallback"):
+        bench.dry(*keep, loan)
+
+
+def test_coin_goes_along_where_it_is_told_to(bench: Bench) -> None:
+    """Unwrapped coin can be sent with a call, up to what there is, and never to nobody or to the executor itself."""
+    bench.tell(bench.weth, "deposit()", value=5)
+    bench.tell(bench.weth, "transfer(address,uint256)", bench.executor, 5)
+    unwrap = Call(bench.weth, calldata("withdraw(uint256)", 5))
+    wrap = calldata("deposit()")
+    bench.run(unwrap, Call(bench.weth, wrap, value=literal(5)))
+    assert bench.balance(bench.weth, bench.executor) == 5
+    with pytest.raises(Reverted, match="step 1"):
+        bench.dry(unwrap, Call(bench.weth, wrap, value=literal(6)))
+    with pytest.raises(Reverted, match="step 1: NoCode"):
+        bench.dry(unwrap, Call(STRANGER, b"", value=literal(5)))
+    with pytest.raises(Reverted, match="step 1: SelfCall"):
+        bench.dry(unwrap, Call(bench.executor, b"", value=literal(5)))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x00",
+        b"\x01\x00\x00\x01",
+        b"\x04\x00\x00\x00",
+        b"\x02\x00\x00\x05hello",
+        b"\xff" * 40,
+        b"\x01",
+        b"\x05\x00\x00\x20" + bytes(32),
+    ],
 )
 def test_malformed_program_is_refused(bench: Bench, program: bytes) -> None:
     """Bytes that are no program revert; they are never run in part and forgotten."""
@@ -433,7 +507,7 @@ def test_malformed_program_is_refused(bench: Bench, program: bytes) -> None:
         bench.call(OPERATOR, bench.executor, EXECUTOR.encode("execute", fields, [], program))
 
 
-@pytest.mark.parametrize("offset", [5, 32, 36, 2**24 - 1])
+@pytest.mark.parametrize("offset", [5, 32, 36, 2**24 - 2])
 def test_patch_outside_the_data_is_refused(bench: Bench, offset: int) -> None:
     """The contract itself refuses to write beyond a call's data, whatever wrote the program."""
     data = calldata("balanceOf(address)", STRANGER)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from keeper.model import Address, Route
-from keeper.venues.chains import Chain, Graph
+from keeper.venues.chains import Chain, Graph, key_of
 from keeper.venues.pool import Pool
 from keeper.venues.router import Router
 from keeper.venues.uniswap_v2 import V2Pool
@@ -151,7 +151,7 @@ def run_against_brute_force(cases: int, parts: int) -> None:
         amount = int(depth * 10 ** rng.uniform(-3, 1.3)) + 1_000
         router = Router([Fixed(pools)], TOKENS[2:], max_paths=12)
         exact_out = rng.random() < 0.5
-        chains = list(Graph(pools, TOKENS[2:]).chains({p.address: p for p in pools}, token_in, token_out))
+        chains = list(Graph(pools, TOKENS[2:]).chains({key_of(p): p for p in pools}, token_in, token_out))
         if exact_out:
             sold = router.sell(token_in, token_out, amount)
             if sold is None:
@@ -242,7 +242,7 @@ def test_a_path_must_earn_its_gas() -> None:
         assert dear is not None
         check_exact(pools, dear, amount, exact_out=False)
         assert len(dear.paths) <= len(route.paths)
-        chains = list(Graph(pools, TOKENS[2:]).chains({p.address: p for p in pools}, token_in, token_out))
+        chains = list(Graph(pools, TOKENS[2:]).chains({key_of(p): p for p in pools}, token_in, token_out))
         net, best = dear.amount_out - dear.gas * price, best_net(chains, amount, price, 40)
         assert net >= best - 0.002 * route.amount_out
         fewer += len(dear.paths) < len(route.paths)
@@ -288,7 +288,7 @@ def test_after_a_route_the_pools_are_where_it_left_them() -> None:
         assert second is not None
         assert first.amount_out + second.amount_out <= whole.amount_out * (1 + 2e-6)
         assert router.sell(TOKENS[0], TOKENS[1], size) == first
-        moved = {pool.address for pool in pools if later._pools[pool.address] is not pool}
+        moved = {pool.address for pool in pools if later.pool(pool.address, pool.token0, pool.token1) is not pool}
         assert moved == first.pools
         untouched = first.pools and later.sell(TOKENS[0], TOKENS[1], size, first.pools)
         assert not untouched or not untouched.pools & first.pools

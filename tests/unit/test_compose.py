@@ -29,6 +29,7 @@ pytestmark = pytest.mark.unit
 
 EXECUTOR = Address("0x" + "ee" * 20)
 MARKET = Address("0x" + "aa" * 20)
+TILL = Address("0x" + "71" * 20)
 LENDER = Address("0x" + "1e" * 20)
 DEBT, COLLATERAL, WETH, MID = (Address("0x" + f"{n:02x}" * 20) for n in (0xD0, 0xC0, 0x3E, 0x33))
 LIQUIDATE = Approve(DEBT, MARKET, literal(0))
@@ -54,8 +55,32 @@ class Notebook:
         owed = word(int(hop.pool[-2:], 16))
         return (Transfer(hop.token_out, recipient, amount), opened(hop.pool), *pay(owed), closed(hop.pool))
 
+    def payee(self, hop: Hop) -> Address | None:
+        return hop.pool
+
+    def enclose(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return steps
+
     def borrow(self, offer: FlashOffer, inner: tuple[Step, ...]) -> tuple[Step, ...]:
         return (opened(offer.lender), *inner, closed(offer.lender))
+
+
+class Till(Notebook):
+    """A venue that is paid first, takes its input from the executor, and wants a session around all its trades."""
+
+    name = "till"
+
+    def exact_out(
+        self, hop: Hop, amount: Amount, recipient: Address, pay: Callable[[Amount], tuple[Step, ...]]
+    ) -> tuple[Step, ...]:
+        paid = literal(hop.amount_in)
+        return (*pay(paid), Approve(hop.token_in, hop.pool, paid), Transfer(hop.token_out, recipient, amount))
+
+    def payee(self, hop: Hop) -> Address | None:
+        return None
+
+    def enclose(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return (opened(TILL), *steps, closed(TILL))
 
 
 def opened(where: Address) -> Step:
@@ -108,8 +133,20 @@ def composed(what: Plan) -> Program:
     return compose(what, LIQUIDATION, {"book": cast(Venue, book)}, {"book": cast(FlashSource, book)}, EXECUTOR)
 
 
-def loan(amount: int = 100, token: Address = DEBT) -> FlashOffer:
-    return FlashOffer("book", LENDER, token, amount, 3, 0)
+def with_till(what: Plan) -> Program:
+    book, till = Notebook(), Till()
+    venues = {"book": cast(Venue, book), "till": cast(Venue, till)}
+    return compose(
+        what, LIQUIDATION, venues, {"book": cast(FlashSource, book), "till": cast(FlashSource, till)}, EXECUTOR
+    )
+
+
+def till(number: int, token_in: Address, token_out: Address, paid: int, got: int) -> Hop:
+    return Hop("till", pool(number), token_in, token_out, paid, got, lends=False)
+
+
+def loan(amount: int = 100, token: Address = DEBT, source: str = "book") -> FlashOffer:
+    return FlashOffer(source, LENDER, token, amount, 3, 0)
 
 
 BUY = route(
@@ -235,6 +272,66 @@ def test_own_callback_pays_inside_the_call_and_sells_the_rest_after_it() -> None
     )
     with pytest.raises(ValueError, match="none"):
         compose(plan(loan=offer, buy=BUY), LIQUIDATION, {"book": book}, {}, EXECUTOR)
+
+
+def test_pool_that_is_paid_first_takes_its_input_from_the_executor() -> None:
+    """Inside a loan its own steps collect the payment; a pool before it delivers into the executor; one after it is
+    paid by it directly. All trades of the venue stand in one session, sales and liquidation included."""
+    buy = route(
+        (till(1, COLLATERAL, DEBT, 20, 40),),
+        (hop(2, COLLATERAL, MID, 25, 7), till(3, MID, DEBT, 7, 60)),
+        (till(4, COLLATERAL, MID, 5, 8), hop(5, MID, DEBT, 8, 9)),
+        exact_out=True,
+    )
+    sell = route((hop(6, COLLATERAL, WETH, 5, 1),))
+    program = with_till(plan(loan=loan(), buy=buy, sell=sell))
+    assert program.steps == (
+        opened(TILL),
+        opened(LENDER),
+        LIQUIDATE,
+        Approve(COLLATERAL, pool(1), literal(20)),
+        Transfer(DEBT, EXECUTOR, literal(40)),
+        Transfer(MID, EXECUTOR, literal(7)),
+        opened(pool(2)),
+        Transfer(COLLATERAL, pool(2), owed(2)),
+        closed(pool(2)),
+        Approve(MID, pool(3), literal(7)),
+        Transfer(DEBT, EXECUTOR, literal(60)),
+        Transfer(DEBT, EXECUTOR, literal(9)),
+        opened(pool(5)),
+        Approve(COLLATERAL, pool(4), literal(5)),
+        Transfer(MID, pool(5), owed(5)),
+        closed(pool(5)),
+        closed(LENDER),
+        Transfer(COLLATERAL, pool(6), balance(COLLATERAL)),
+        Transfer(WETH, EXECUTOR, literal(1)),
+        closed(TILL),
+    )
+
+
+def test_venue_that_lends_has_its_session_open() -> None:
+    """A loan under a venue's own name needs the session although nothing is traded there; others open none."""
+    steps = with_till(plan(debt=WETH, collateral=WETH, loan=loan(token=WETH, source="till"))).steps
+    assert steps == (opened(TILL), opened(LENDER), LIQUIDATE, closed(LENDER), closed(TILL))
+    assert with_till(plan(debt=WETH, collateral=WETH, loan=loan(token=WETH))).steps == steps[1:-1]
+
+
+def test_flash_swap_needs_pools_that_lend() -> None:
+    """A path that ends in a pool that is paid first cannot fund the liquidation; one that only begins there can."""
+    ends = route((hop(2, COLLATERAL, MID, 25, 7), till(3, MID, DEBT, 7, 100)), exact_out=True)
+    with pytest.raises(ValueError, match="cannot lend"):
+        with_till(plan(buy=ends))
+    begins = route((till(2, COLLATERAL, MID, 25, 7), hop(3, MID, DEBT, 7, 100)), exact_out=True)
+    assert with_till(plan(buy=begins)).steps == (
+        opened(TILL),
+        Transfer(DEBT, EXECUTOR, literal(100)),
+        opened(pool(3)),
+        LIQUIDATE,
+        Approve(COLLATERAL, pool(2), literal(25)),
+        Transfer(MID, pool(3), owed(3)),
+        closed(pool(3)),
+        closed(TILL),
+    )
 
 
 def test_unspent_budget_is_not_sold_on_the_way() -> None:

@@ -12,6 +12,7 @@ from keeper.program import (
     Approve,
     Call,
     Callback,
+    Keep,
     Patch,
     Source,
     Step,
@@ -19,6 +20,7 @@ from keeper.program import (
     balance,
     encode,
     inner_program,
+    kept,
     literal,
     word,
 )
@@ -47,6 +49,23 @@ def test_call_without_callback_layout() -> None:
     amount = b"\x02" + bytes(20) + b"\x01" + (3).to_bytes(32, "big")
     body = bytes.fromhex(POOL[2:]) + bytes(20) + b"\x01" + (36).to_bytes(3, "big") + amount + data
     assert encode((step,)) == b"\x01" + len(body).to_bytes(3, "big") + body
+
+
+def test_coin_travels_as_a_patch_outside_the_data() -> None:
+    """The value of a call is written before its patches, at the offset that no calldata reaches."""
+    data = SELECTOR + bytes(32)
+    step = Call(POOL, data, (Patch(4, literal(1)),), value=kept(b"\x07" * 32, 2))
+    coin = b"\x05" + bytes(20) + b"\x02" + b"\x07" * 32
+    patch = (4).to_bytes(3, "big") + bytes(22) + (1).to_bytes(32, "big")
+    body = bytes.fromhex(POOL[2:]) + bytes(20) + b"\x02" + b"\xff\xff\xff" + coin + patch + data
+    assert encode((step,)) == b"\x01" + len(body).to_bytes(3, "big") + body
+
+
+def test_keep_layout() -> None:
+    """A keep step is its key and the position of the word; it may begin an inner program."""
+    assert encode((Keep(b"\x0a" * 32, 3),)) == b"\x05\x00\x00\x21" + b"\x0a" * 32 + b"\x03"
+    inner = encode((Keep(bytes(32)), Transfer(TOKEN, POOL, literal(1))))
+    assert inner_program(Call(POOL, _swap(inner, 1))) == inner
 
 
 def test_negative_patch_sets_the_top_bit_of_its_source() -> None:
@@ -97,6 +116,8 @@ def test_call_expecting_a_callback_without_a_program_is_refused(data: bytes) -> 
     "step",
     [
         Call(POOL, SELECTOR + bytes(32), (Patch(5, literal(1)),)),
+        Call(POOL, bytes(64), tuple(Patch(0, literal(1)) for _ in range(255)), value=literal(1)),
+        Keep(bytes(32), 256),
         Transfer(TOKEN, POOL, literal(2**256)),
         Transfer(TOKEN, POOL, literal(-1)),
         Transfer(TOKEN, POOL, Amount(Source.WORD, 0, None, 256)),
@@ -110,3 +131,10 @@ def test_numbers_that_do_not_fit_are_refused(step: Step) -> None:
     """Whatever cannot be written in its field raises instead of being cut."""
     with pytest.raises(ValueError, match=r"fit|outside|names nobody"):
         encode((step,))
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_key_of_another_length_is_refused(size: int) -> None:
+    """A key that is not a word would shift everything after it."""
+    with pytest.raises(ValueError, match="32 bytes"):
+        encode((Keep(bytes(size)),))

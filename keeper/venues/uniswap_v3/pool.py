@@ -50,6 +50,7 @@ class V3Pool:
         "token1",
         "venue",
     )
+    lends = True
 
     def __init__(
         self, venue: str, address: Address, token0: Address, token1: Address, ticks: TickMap, sqrt_price: int, tick: int
@@ -69,6 +70,10 @@ class V3Pool:
     def fee(self) -> int:
         """Pips."""
         return self.ticks.fee
+
+    def pairs(self) -> tuple[Self, ...]:
+        """It has two tokens."""
+        return (self,)
 
     def at(self, sqrt_price: int, tick: int) -> Self:
         """The same liquidity at another price, as after a Swap event."""
