@@ -35,8 +35,8 @@ test: lint ## Lint, types and the default test suite
 test-long: install ## The full-size randomised tests (tens of minutes)
 	@.venv/bin/pytest -n 2 --dist loadgroup -m long --timeout 3600
 
-demo: install ## The real daemon on a private chain with real Aave and Uniswap bytecode
-	@.venv/bin/keeper demo
+demo: install ## The real daemon on a private chain with real Aave, Morpho and Uniswap bytecode
+	@.venv/bin/keeper demo --comet-model tests/support/contracts/CometModel.sol
 
 bench: install ## Timings beside a baseline measured in the same run
 	@$(PY) -m benchmarks

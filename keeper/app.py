@@ -346,7 +346,11 @@ async def devchain(path: Path | None, *, port: int, comet_model: Path | None) ->
         await chain
 
 
-async def demo(path: Path | None) -> DemoView:
+async def demo(path: Path | None, *, comet_model: Path | None) -> DemoView:
     """The daemon through a crash on a private chain; with `path` its configuration, journal and log stay there."""
     directory = None if path is None else path.parent
-    return await asyncio.to_thread(perform, directory, say=lambda line: click.echo(line, err=True))
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    return await asyncio.to_thread(perform, directory, comet_model=comet_model, say=say)

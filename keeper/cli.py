@@ -50,6 +50,15 @@ def with_json(function: F) -> F:
     )(function)
 
 
+def with_comet(function: F) -> F:
+    """--comet-model on a command that runs a private chain."""
+    return click.option(
+        "--comet-model",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="Solidity file of a Comet-like market to carry beside the others.",
+    )(function)
+
+
 class BorrowerType(click.ParamType[Address]):
     """An address on the command line."""
 
@@ -201,11 +210,7 @@ def deploy(session: Session, path: Path | None, *, yes: bool) -> None:
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8545, show_default=True, help="Port of the node; 0 takes any."
 )
-@click.option(
-    "--comet-model",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Solidity file of a Comet-like market to carry beside the others.",
-)
+@with_comet
 @click.pass_obj
 def devchain(session: Session, path: Path | None, port: int, comet_model: Path | None) -> None:
     """Run a private chain with real protocol bytecode in the foreground, until stopped."""
@@ -218,11 +223,12 @@ def devchain(session: Session, path: Path | None, port: int, comet_model: Path |
 @click.option(
     "--config", "path", type=click.Path(path_type=Path, dir_okay=False), help="Where to keep the demo's configuration."
 )
+@with_comet
 @click.pass_obj
-def demo(session: Session, path: Path | None, *, as_json: bool) -> None:
+def demo(session: Session, path: Path | None, comet_model: Path | None, *, as_json: bool) -> None:
     """Show the real daemon at work on a private chain."""
     logging.configure(session.redactor, level="debug" if session.debug else "warning")
-    view = asyncio.run(session.app.demo(path))
+    view = asyncio.run(session.app.demo(path, comet_model=comet_model))
     out = tables.console()
     tables.emit_json(out, view.json()) if as_json else out.print(tables.demo(view))
 

@@ -11,24 +11,27 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 
+from keeper.demo_table import tell
 from keeper.devchain.actors import Actors
 from keeper.devchain.anvil import Anvil, ChainFailed
+from keeper.devchain.cast import Member, freeze, stage_others
+from keeper.devchain.comet import CometMarket, config_lines
 from keeper.devchain.rpc import Rpc
-from keeper.devchain.scenario import BORROWERS, Borrower, Expected, crash, stage
+from keeper.devchain.scenario import Borrower, crash, stage
 from keeper.devchain.serve import awaken, tick, write_config
 from keeper.devchain.world import World, ensure_world
 from keeper.errors import CheckFailed, KeeperError
 from keeper.journal.journal import journal_path
-from keeper.journal.queries import AttemptRow, DecisionRow, Reader, attempts, decisions
+from keeper.journal.queries import Reader, attempts
 from keeper.model import Address
-from keeper.ops.views import DemoRow, DemoView
+from keeper.ops.views import DemoView
 
 BLOCK_TIME = 1.0  # seconds
 PATIENCE = 120.0  # seconds for everything that can be liquidated to be liquidated
@@ -40,12 +43,16 @@ Say = Callable[[str], None]
 class Stage:
     """A private chain that mines by itself, with borrowers on it. `lock` keeps the miner out of a scene.
 
-    The miner has a connection of its own, which no other thread may use; `watcher` is for everybody else.
+    The miner has a connection of its own, which no other thread may use; `watcher` is for everybody else. With
+    `comet_model`, a Solidity file, there is a Comet-like market too.
     """
 
-    def __init__(self, anvil: Anvil, world: World) -> None:
+    def __init__(self, anvil: Anvil, world: World, comet_model: Path | None = None) -> None:
         self.anvil = anvil
         self.world = world
+        self.cast: tuple[Borrower | Member, ...] = ()
+        self.comet: CometMarket | None = None
+        self._model = comet_model
         self.watcher = Rpc(anvil.http)
         self.actors: Actors = awaken(anvil, world)
         self.lock = threading.Lock()
@@ -55,13 +62,16 @@ class Stage:
     def open_positions(self) -> None:
         """Borrowers, all of them healthy."""
         with self.lock:
-            stage(self.world, self.anvil.rpc, wall_clock=True)
+            self.cast = stage(self.world, self.anvil.rpc, wall_clock=True)
             self.actors = Actors(self.anvil.rpc, self.world, wall_clock=True)
+            others, self.comet = stage_others(self.actors, self._model)
+            self.cast += others
 
     def crash(self) -> None:
-        """Pools and feeds fall."""
+        """Pools and feeds fall, and one oracle stands still where nobody would pay its price."""
         with self.lock:
             crash(self.world, self.anvil.rpc, wall_clock=True)
+            freeze(self.actors)
 
     @contextmanager
     def mining(self) -> Iterator[None]:
@@ -151,28 +161,35 @@ class Daemon:
         return found if answer.ok else None
 
 
-def perform(directory: Path | None, *, live: bool = True, say: Say = lambda line: None) -> DemoView:
+def perform(
+    directory: Path | None, *, live: bool = True, comet_model: Path | None = None, say: Say = lambda line: None
+) -> DemoView:
     """Everything from an empty directory to the table; raises CheckFailed when one ends otherwise than expected."""
     began = time.monotonic()
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="keeper-demo-") as name:
-            return _perform(Path(name), live, say, began)
-    return _perform(directory, live, say, began)
+            return _perform(Path(name), live, comet_model, say, began)
+    return _perform(directory, live, comet_model, say, began)
 
 
-def _perform(directory: Path, live: bool, say: Say, began: float) -> DemoView:
+def _perform(directory: Path, live: bool, comet_model: Path | None, say: Say, began: float) -> DemoView:
     built = ensure_world()
     with built.start(impersonate=True) as anvil, _blaming(anvil):
-        theatre = Stage(anvil, built.world)
-        say(f"private chain {built.world.chain_id} with Aave V3.6, Aave V3.0.2, Uniswap V2 and V3 at {anvil.http}")
+        theatre = Stage(anvil, built.world, comet_model)
+        what = "Aave V3.6, Aave V3.0.2, Morpho Blue, Uniswap V2 and V3"
+        say(f"private chain {built.world.chain_id} with {what} at {anvil.http}")
         theatre.open_positions()
-        say(f"{len(BORROWERS)} borrowers have opened positions; all are healthy")
+        said = "" if theatre.comet is None else ", some of them in a model of Compound V3"
+        say(f"{len(theatre.cast)} borrowers have opened positions{said}; all are healthy")
+        more = "" if theatre.comet is None else config_lines(theatre.comet)
         with theatre.mining():
             port = free_port()
             config = directory / "keeper.toml"
-            write_config(built.world, anvil, config, block_time=BLOCK_TIME, http_port=port)
+            write_config(built.world, anvil, config, block_time=BLOCK_TIME, http_port=port, more=more)
             executor = deploy(config)
-            write_config(built.world, anvil, config, block_time=BLOCK_TIME, http_port=port, executor=executor)
+            write_config(
+                built.world, anvil, config, block_time=BLOCK_TIME, http_port=port, executor=executor, more=more
+            )
             say(f"the executor is deployed at {executor}")
             daemon = Daemon(config, f"http://127.0.0.1:{port}", directory / "daemon.log", live)
             daemon.start()
@@ -188,7 +205,7 @@ def _perform(directory: Path, live: bool, say: Say, began: float) -> DemoView:
                     raise CheckFailed(f"the daemon ended with exit code {code}:\n{daemon.tail()}")
             finally:
                 daemon.kill()
-            rows = tell(journal, built.world, mode, theatre.watcher)
+            rows = tell(journal, mode, theatre.cast, built.world, theatre.watcher)
     view = DemoView(built.world.chain_id, mode, time.monotonic() - began, rows)
     wrong = [f"{row.label}: expected {row.expected}, but {row.done}" for row in rows if not row.as_expected]
     if wrong:
@@ -240,79 +257,6 @@ def wait_until_quiet(journal: Path, chain_id: int, mode: str, rpc: Rpc) -> None:
         elif count and number - since >= QUIET_BLOCKS:
             return
     raise CheckFailed(f"after {PATIENCE:.0f} s there were still new attempts: {count} in all")
-
-
-def tell(journal: Path, world: World, mode: str, rpc: Rpc) -> tuple[DemoRow, ...]:
-    """One row per borrower, from the journal alone but for the final health, which the pool itself is asked."""
-    reader = Reader(journal, world.chain_id, mode)
-    try:
-        done: Sequence[AttemptRow] = reader.ask(attempts)
-        seen: Sequence[DecisionRow] = reader.ask(lambda db: decisions(db, limit=100_000))
-    finally:
-        reader.close()
-    actors = Actors(rpc, world)
-    return tuple(_row(borrower, world, done, seen, actors) for borrower in BORROWERS)
-
-
-def _row(
-    borrower: Borrower, world: World, done: Sequence[AttemptRow], seen: Sequence[DecisionRow], actors: Actors
-) -> DemoRow:
-    mine = [row for row in done if row.borrower == borrower.account and row.market == borrower.market]
-    mined = [row for row in mine if row.state == "mined"]
-    dry = [row for row in mine if row.state == "dropped" and row.signer and row.block_number is None]
-    skips = [
-        row for row in seen
-        if row.borrower == borrower.account and row.market == borrower.market and row.reason is not None
-    ]  # fmt: skip
-    standing = actors.standing(world.markets[borrower.market], borrower.account)
-    first = min(mine, key=lambda row: (row.head_number, row.nonce), default=None)
-    before = int(first.plan["health_factor"]) if first else standing.health_factor
-    predicted = realised = None
-    if mined:
-        state, detail = "liquidated", _what(mined)
-        predicted = sum(row.predicted_net for row in mined)
-        realised = sum(row.net or 0 for row in mined)
-    elif dry:
-        state, detail = "would liquidate", _what(dry)
-        predicted = sum(row.predicted_net for row in dry)
-    elif skips:
-        state, detail = str(skips[0].reason), skips[0].detail
-    else:
-        state, detail = "healthy", borrower.why
-    return DemoRow(
-        market=borrower.market,
-        borrower=borrower.account,
-        label=borrower.label,
-        expected=str(borrower.expected),
-        as_expected=_as_expected(borrower.expected, state),
-        health_factor=before,
-        health_after=standing.health_factor,
-        done=state,
-        detail=detail,
-        predicted_net=predicted,
-        realised_net=realised,
-        tx_hash=mined[0].tx_hash if mined else None,
-    )
-
-
-def _what(rows: Sequence[AttemptRow]) -> str:
-    pairs = [f"{row.plan['debt']} debt for {row.plan['collateral']}, {row.plan['funding']}" for row in reversed(rows)]
-    return "; ".join(dict.fromkeys(pairs)) + (f" ({len(rows)} times)" if len(rows) > 1 else "")
-
-
-def _as_expected(expected: Expected, state: str) -> bool:
-    taken = state in ("liquidated", "would liquidate")
-    match expected:
-        case Expected.LIQUIDATE:
-            return taken
-        case Expected.UNPROFITABLE:
-            return state in ("unprofitable", "profit_floor")
-        case Expected.BARRED:
-            return state == "no_pair"
-        case Expected.REFUSED:
-            return state == "oracle_gap"
-        case Expected.HEALTHY:
-            return state == "healthy"
 
 
 def free_port() -> int:

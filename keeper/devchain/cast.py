@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keeper.devchain.actors import Actors, account
 from keeper.devchain.catalogue import SPECS
-from keeper.devchain.comet import CometMarket, deploy_comet, open_account, supply
+from keeper.devchain.comet import CometMarket, debt_for, deploy_comet, supply, withdraw
 from keeper.devchain.morpho import MorphoMarket
 from keeper.devchain.morpho_users import MorphoUsers
 from keeper.devchain.rpc import Rpc
@@ -45,13 +45,19 @@ class MorphoBorrower:
         """The market it borrows from."""
         return world.morpho.markets[self.pool]
 
-    def open(self, actors: Actors) -> None:
-        """Pledge and borrow."""
+    def supply(self, actors: Actors) -> None:
+        """Pledge the collateral."""
+        market = self.market(actors.world)
+        users = MorphoUsers(actors, actors.world.morpho)
+        users.pledge(self.account, market, actors.worth(market.collateral, self.collateral))
+
+    def borrow(self, actors: Actors) -> None:
+        """Borrow what makes the health true."""
         market = self.market(actors.world)
         pledged = actors.worth(market.collateral, self.collateral)
         price = CRASH[market.collateral] * 10 ** SPECS[market.loan].decimals * WAD // CRASH[market.loan]
         debt = pledged * price * market.lltv * 1_000 // (10 ** SPECS[market.collateral].decimals * WAD**2 * self.health)
-        MorphoUsers(actors, actors.world.morpho).open_position(self.account, market, pledged, debt)
+        MorphoUsers(actors, actors.world.morpho).borrow(self.account, market, assets=debt)
 
     def health_factor(self, rpc: Rpc, world: World) -> int:
         """What may be borrowed over what is owed, as of the market's last booked interest; wad."""
@@ -89,10 +95,19 @@ class CometBorrower:
         assert self.comet is not None, "the market is deployed when the stage is set"
         return self.comet
 
-    def open(self, actors: Actors) -> None:
-        """Supply and borrow."""
-        supplied = {symbol: actors.worth(symbol, usd) for symbol, usd in self.collateral.items()}
-        open_account(actors, self._comet, self.account, supplied, self.health, CRASH)
+    def supply(self, actors: Actors) -> None:
+        """Supply the collateral."""
+        for symbol, amount in self._supplied(actors).items():
+            supply(actors, self._comet, self.account, symbol, amount)
+
+    def borrow(self, actors: Actors) -> None:
+        """Borrow what makes the health true."""
+        spec = self._comet.spec
+        debt = debt_for(spec, self._supplied(actors), self.health, CRASH)
+        withdraw(actors, self._comet, self.account, spec.base, debt)
+
+    def _supplied(self, actors: Actors) -> dict[str, int]:
+        return {symbol: actors.worth(symbol, usd) for symbol, usd in self.collateral.items()}
 
     def health_factor(self, rpc: Rpc, world: World) -> int:
         """Collateral against liquidation over debt; wad."""
@@ -134,15 +149,22 @@ FROZEN = ("LINK/DAI", 75)  # a market whose oracle stops at so many percent of t
 
 
 def stage_others(actors: Actors, model: Path | None) -> tuple[tuple[Member, ...], CometMarket | None]:
-    """Open the positions; the Comet is deployed first, from the Solidity file `model`, and left out without one."""
+    """Open the positions; the Comet is deployed first, from the Solidity file `model`, and left out without one.
+
+    In few blocks: at the time of day each of them takes a second.
+    """
     members: tuple[Member, ...] = MORPHO_BORROWERS
-    comet = None
-    if model is not None:
-        comet = deploy_comet(actors, model)
-        supply(actors, comet, _LENDER, comet.spec.base, _LENT * 10 ** SPECS[comet.spec.base].decimals)
+    comet = None if model is None else deploy_comet(actors, model)
+    if comet is not None:
         members += tuple(replace(borrower, comet=comet) for borrower in COMET_BORROWERS)
-    for member in members:
-        member.open(actors)
+    with actors.block():
+        if comet is not None:
+            supply(actors, comet, _LENDER, comet.spec.base, _LENT * 10 ** SPECS[comet.spec.base].decimals)
+        for member in members:
+            member.supply(actors)
+    with actors.block():
+        for member in members:
+            member.borrow(actors)
     return members, comet
 
 

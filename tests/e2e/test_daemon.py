@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from keeper.demo import BLOCK_TIME, Daemon, Stage, deploy, free_port, perform, tell, wait_until_quiet
+from keeper.demo import BLOCK_TIME, Daemon, Stage, deploy, free_port, perform, wait_until_quiet
+from keeper.demo_table import tell
 from keeper.devchain.anvil import Anvil, ChainFailed
+from keeper.devchain.cast import COMET_BORROWERS, MORPHO_BORROWERS
 from keeper.devchain.scenario import BORROWERS, Expected
 from keeper.devchain.serve import OPERATOR, write_config
 from keeper.devchain.world import Built
@@ -26,6 +28,8 @@ from keeper.journal.queries import AttemptRow, Reader, attempts
 from keeper.model import Address
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("daemon")]
+
+COMET_MODEL = Path(__file__).parents[1] / "support" / "contracts" / "CometModel.sol"
 
 
 class Theatre:
@@ -98,16 +102,17 @@ def theatre(built: Built, folder: Path, *, live: bool) -> Iterator[Theatre]:
 
 
 def expected(kind: Expected) -> set[Address]:
-    return {borrower.account for borrower in BORROWERS if borrower.expected is kind}
+    return {member.account for member in (*BORROWERS, *MORPHO_BORROWERS) if member.expected is kind}
 
 
 def test_live_takes_everything_that_pays_and_says_why_not_the_rest(built: Built, tmp_path: Path) -> None:
-    """The demo: every profitable position is liquidated, the others are left alone for the right reason."""
-    view = perform(tmp_path, live=True)
+    """The demo with all four markets: every profitable position is liquidated, the others left for the right reason."""
+    view = perform(tmp_path, live=True, comet_model=COMET_MODEL)
     assert all(row.as_expected for row in view.rows)
     taken = {row.borrower for row in view.rows if row.done == "liquidated"}
-    assert taken == expected(Expected.LIQUIDATE)
-    assert all(row.realised_net is not None and row.realised_net > 0 for row in view.rows if row.borrower in taken)
+    comet = {member.account for member in COMET_BORROWERS if member.expected is Expected.LIQUIDATE}
+    assert taken == expected(Expected.LIQUIDATE) | comet
+    assert all(row.realised_net > 0 for row in view.rows if row.realised_net is not None)
     # Gas prices and neighbours in the block move the result; the prediction still has to be close.
     assert abs(view.earned - view.predicted) * 100 < view.predicted
 
@@ -149,7 +154,7 @@ def test_a_dry_run_decides_the_same_and_sends_nothing(built: Built, tmp_path: Pa
             assert daemon.stop() == 0
         finally:
             daemon.kill()
-        rows = tell(scene.journal, scene.stage.world, scene.mode, scene.stage.watcher)
+        rows = tell(scene.journal, scene.mode, scene.stage.cast, scene.stage.world, scene.stage.watcher)
         assert scene.count() == scene.nonce, "a dry run sent something"
     wrong = [row for row in rows if not row.as_expected]
     assert not wrong
@@ -185,7 +190,7 @@ def test_kill_9_in_the_middle_loses_and_repeats_nothing(built: Built, tmp_path: 
         finally:
             daemon.kill()
         scene.check_against_chain()
-        rows = tell(scene.journal, scene.stage.world, scene.mode, scene.stage.watcher)
+        rows = tell(scene.journal, scene.mode, scene.stage.cast, scene.stage.world, scene.stage.watcher)
         assert not [row for row in rows if not row.as_expected]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keeper.demo import Stage, tell, wait_until_quiet
+from keeper.demo import Stage, wait_until_quiet
+from keeper.demo_table import tell
 from keeper.devchain.rpc import Rpc
 from keeper.devchain.scenario import Expected
 from keeper.devchain.world import Built
@@ -67,7 +68,7 @@ def test_everything_that_pays_is_taken_through_the_relay(built: Built, tmp_path:
                 assert daemon.stop() == 0
             finally:
                 daemon.kill()
-            rows = tell(scene.journal, stage.world, scene.mode, stage.watcher)
+            rows = tell(scene.journal, scene.mode, stage.cast, stage.world, stage.watcher)
             assert not [row for row in rows if not row.as_expected]
             assert {row.borrower for row in rows if row.done == "liquidated"} == expected(Expected.LIQUIDATE)
             mined = {row.tx_hash for row in scene.attempts() if row.state in ("mined", "reverted")}

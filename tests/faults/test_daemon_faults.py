@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keeper.demo import tell, wait_until_quiet
+from keeper.demo import wait_until_quiet
+from keeper.demo_table import tell
 from keeper.devchain.world import Built
 from tests.e2e.test_daemon import theatre
 from tests.faults.kinds import KINDS, Kind
@@ -70,7 +71,7 @@ def endure(built: Built, folder: Path, kinds: list[Kind], seconds: float) -> Non
             daemon.kill()
         scene.check_against_chain()
         handed = {*proxy.handed}
-        rows = tell(scene.journal, scene.stage.world, scene.mode, scene.stage.watcher)
+        rows = tell(scene.journal, scene.mode, scene.stage.cast, scene.stage.world, scene.stage.watcher)
         attempts = scene.attempts()
     print(f"seed {SEED}: {len(kinds)} kinds, {len(attempts)} attempts, {len(handed)} transactions handed out")
     assert not [row for row in rows if not row.as_expected]

@@ -142,7 +142,7 @@ class FakeApp:
     async def devchain(self, path: Path | None, *, port: int, comet_model: Path | None) -> None:
         self._ask("devchain", path, port, comet_model)
 
-    async def demo(self, path: Path | None) -> DemoView:
+    async def demo(self, path: Path | None, *, comet_model: Path | None) -> DemoView:
         self._ask("demo")
         return DemoView(
             1337,

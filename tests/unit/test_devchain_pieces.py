@@ -16,6 +16,7 @@ from keeper.devchain import artifacts
 from keeper.devchain.anvil import Anvil, find_anvil
 from keeper.devchain.artifacts import Artifact
 from keeper.devchain.calls import calldata, topic
+from keeper.devchain.cast import COMET_BORROWERS, MORPHO_BORROWERS
 from keeper.devchain.catalogue import POOLS, SPECS
 from keeper.devchain.deploy import created_address
 from keeper.devchain.scenario import BORROWERS, CRASH, Expected, debts
@@ -172,8 +173,9 @@ def test_prices_and_amounts_agree() -> None:
 
 def test_borrowers_are_distinct_and_cover_every_expectation() -> None:
     """No two staged accounts coincide, each owes something, and each kind of expectation occurs."""
-    assert len({borrower.account for borrower in BORROWERS}) == len(BORROWERS) >= 24
-    assert {borrower.expected for borrower in BORROWERS} == set(Expected)
+    cast = (*BORROWERS, *MORPHO_BORROWERS, *COMET_BORROWERS)
+    assert len({borrower.account for borrower in cast}) == len({borrower.label for borrower in cast}) == len(cast) >= 36
+    assert {borrower.expected for borrower in cast} == set(Expected)
     for borrower in BORROWERS:
         assert all(amount > 0 for amount in debts(borrower).values()), borrower.label
         assert sum(borrower.debt.values()) == 100
