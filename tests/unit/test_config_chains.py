@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from eth_utils.address import to_checksum_address
 
-from keeper.assembly import lateness, whole_block_time
+from keeper.assembly import lane_policy, lateness, whole_block_time
 from keeper.config import Config, load
 from keeper.kinds import check_words
 
@@ -145,3 +145,16 @@ def test_a_block_takes_a_second_at_least_but_slack_is_counted_exactly(
     environ = {"KEEPER__CHAIN__BLOCK_TIME": block_time, "KEEPER__STRATEGY__INCLUSION_SLACK": str(slack)}
     config = load(FOLDER / "arbitrum.toml", NODE | environ)
     assert (whole_block_time(config), lateness(config)) == (whole, late)
+
+
+@pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
+def test_what_is_not_mined_is_given_the_time_to_be(path: Path) -> None:
+    """It is handed out again and outbid every few seconds at most, and given up after its deadline, on every chain."""
+    config = read(path)
+    policy, block = lane_policy(config), config.chain.block_time
+    assert 3 <= policy.rebroadcast_every * block <= 36
+    assert 3 <= policy.bump_every * block <= 36
+    assert policy.max_age * block >= 12
+    assert policy.max_age * block > whole_block_time(config) + lateness(config)
+    assert (policy.max_fee, policy.min_tip) == (config.strategy.max_gas_price, config.strategy.tip)
+    assert (policy.cancel_gas > 21_000) == (path.stem == "arbitrum"), "where data is charged as gas, 21,000 do not do"
