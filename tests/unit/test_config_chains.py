@@ -68,8 +68,12 @@ def uses() -> dict[str, list[Use]]:
             found[token].append(Use(chain, f"tokens {token}", "token"))
         for name, market in config.markets.items():
             found[market.root].append(Use(chain, name, market.protocol))
+            for one in market.further:
+                found[one].append(Use(chain, f"{name}.further", f"further contract of {market.protocol}"))
         for name, venue in config.venues.items():
             found[venue.root].append(Use(chain, name, venue.kind))
+            for one in venue.creators:
+                found[one].append(Use(chain, f"{name}.creators", f"creator of pools of {venue.kind}"))
         if config.chain.sequencer_feed is not None:
             found[config.chain.sequencer_feed].append(Use(chain, "sequencer_feed", "sequencer feed"))
     return found
@@ -86,16 +90,23 @@ def test_no_address_means_two_things() -> None:
 
 
 def test_each_chain_has_what_was_promised() -> None:
-    """Four chains under their ids; on each, Aave and Comets, and Uniswap."""
+    """Four chains under their ids; on each, every protocol and every kind of venue."""
     found = {path.stem: read(path) for path in CHAINS}
     assert {name: config.chain.id for name, config in found.items()} == {
         "ethereum": 1, "base": 8453, "arbitrum": 42161, "optimism": 10,
     }  # fmt: skip
     for config in found.values():
-        assert {market.protocol for market in config.markets.values()} >= {"aave_v3", "compound_v3"}
+        assert {market.protocol for market in config.markets.values()} == {"aave_v3", "compound_v3", "morpho_blue"}
         assert {"comet_usdc", "comet_weth"} <= config.markets.keys()
-        assert {venue.kind for venue in config.venues.values()} >= {"uniswap_v2", "uniswap_v3"}
+        assert {venue.kind for venue in config.venues.values()} == {
+            "balancer_v2",
+            "uniswap_v2",
+            "uniswap_v3",
+            "uniswap_v4",
+        }
         assert {"uniswap_v2", "sushiswap"} <= config.venues.keys()
+        assert config.markets["morpho"].further, "its pre-liquidations"
+        assert config.venues["balancer_v2"].creators
     assert "spark" in found["ethereum"].markets
     stacks = {name: config.chain.data_fee for name, config in found.items()}
     assert stacks == {"ethereum": "none", "base": "op", "optimism": "op", "arbitrum": "arbitrum"}
