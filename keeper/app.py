@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import structlog
 
-from keeper.assembly import Assembly, assemble, open_signers, private_policy, private_relays
+from keeper.assembly import Assembly, assemble, lane_policy, open_signers, private_policy, private_relays
 from keeper.bulletin import Bulletin, telling
 from keeper.chain.client import NodeClient
 from keeper.chain.heads import Heads
@@ -28,7 +28,7 @@ from keeper.errors import CheckFailed, ConfigError, Transient
 from keeper.execution.bundles import PrivateLane, PrivateSubmitter
 from keeper.execution.deploy import authorise
 from keeper.execution.deploy import deploy as deploy_executor
-from keeper.execution.lane import Lane, LanePolicy
+from keeper.execution.lane import Lane
 from keeper.execution.lanes import Lanes
 from keeper.execution.recover import recover
 from keeper.execution.submit import DrySubmitter, LiveSubmitter
@@ -181,7 +181,7 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
     async with open_:
         lanes: Lanes | None = None
         if parts.mode == "live":
-            policy = LanePolicy(max_fee=config.strategy.max_gas_price, min_tip=config.strategy.tip)
+            policy = lane_policy(config)
             if config.relays:
                 tally, private = RelayMetrics(parts.metrics.registry, config.relays), private_policy(config)
                 relays = await open_.enter_async_context(private_relays(config, tally))

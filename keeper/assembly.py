@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import chain
 from math import ceil
@@ -31,6 +31,7 @@ from keeper.execution.executor import state_override
 from keeper.execution.fees import CoinbaseTip, FeePolicy, FeeSource, FixedTip, PercentileTip, ShareTip, Tip
 from keeper.execution.foresight import Foresight
 from keeper.execution.landed import Inquiry
+from keeper.execution.lane import LanePolicy
 from keeper.execution.offers import Offer
 from keeper.execution.prove import ProofSettings, TransactionProver
 from keeper.execution.relays import Relays, RelaySpec, ReputationKey, Tally
@@ -269,6 +270,22 @@ def fee_policy(config: Config) -> FeePolicy:
         max_fee=table.max_gas_price,
         spend_share_bps=table.max_fee_share_bps,
         headroom_blocks=config.strategy.inclusion_slack + 1,
+    )
+
+
+def lane_policy(config: Config) -> LanePolicy:
+    """When to give up and how to replace. Its blocks are at least a second each, so that quick ones count by several.
+
+    Where data is charged as gas, a self-transfer takes as much of it as its bytes cost; what is left over is not paid.
+    """
+    usual = LanePolicy(max_fee=config.strategy.max_gas_price, min_tip=config.strategy.tip)
+    pace = max(1, ceil(1 / config.chain.block_time))
+    return replace(
+        usual,
+        max_age=usual.max_age * pace,
+        rebroadcast_every=usual.rebroadcast_every * pace,
+        bump_every=usual.bump_every * pace,
+        cancel_gas=2_000_000 if config.chain.data_fee == "arbitrum" else usual.cancel_gas,
     )
 
 

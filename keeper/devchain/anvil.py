@@ -52,7 +52,7 @@ class Anvil:
 
     `block_time` mines every so many seconds; `automine` mines each transaction as it arrives; with neither (the
     default) a block comes only when it is asked for, which is what makes a run repeatable. `impersonate` lets
-    eth_sendTransaction speak for any account.
+    eth_sendTransaction speak for any account. `network` is a family with rules of its own ("optimism").
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Anvil:
         cache_fork: bool = False,
         load_state: Path | None = None,
         dump_state: Path | None = None,
+        network: str | None = None,
     ) -> None:
         options: list[str] = ["--host", "127.0.0.1", "--port", str(port), "--accounts", str(accounts)]
         options += ["--order", "fifo", "--gas-limit", str(gas_limit), "--no-request-size-limit"]
@@ -90,6 +91,7 @@ class Anvil:
             options += [] if cache_fork else ["--no-storage-caching"]
         options += [] if load_state is None else ["--load-state", str(load_state)]
         options += [] if dump_state is None else ["--dump-state", str(dump_state)]
+        options += [] if network is None else ["--network", network]
         self._options = options
         self._wanted_port = port
         self._fork_url = fork_url

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import median_low
 
+from eth_utils.crypto import keccak
+
 from keeper.chain.wire import quantity
 from keeper.errors import BadData
 from keeper.execution.data_fees import FREE, DataCost, DataFee, NoDataFee
@@ -80,8 +82,8 @@ class Bid:
         return self.gas_limit * self.max_fee
 
 
-# A liquidation of usual size, for plans: bytes that compress badly, so that it rather costs too much than too little.
-USUAL_CALLDATA = bytes(range(256)) * 7
+# A liquidation of usual size, for plans: bytes that do not compress, so that it rather costs too much than too little.
+USUAL_CALLDATA = b"".join(keccak(bytes([number])) for number in range(56))
 _USUAL = Unsigned(TxKind.EXECUTE, 1 << 16, Address("0x" + "ff" * 20), USUAL_CALLDATA, 1 << 21, 10**11, 10**9)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from keeper.execution.compose import compose
 from keeper.execution.data_fees import DataCost, DataFee, NoDataFee
 from keeper.execution.executor import Settlement, encode_execute
-from keeper.execution.fees import BPS, Bid, FeePolicy, bid, highest_base_fee, paid, spendable
+from keeper.execution.fees import BPS, USUAL_CALLDATA, Bid, FeePolicy, bid, highest_base_fee, paid, spendable
 from keeper.execution.signer import Unsigned
 from keeper.execution.simulate import Simulator, Trial
 from keeper.execution.submit import new_attempt_id
@@ -111,14 +111,17 @@ class TransactionProver:
         kept = plan.gain - plan.gain * self._coinbase_bps(plan) // BPS
         return Simulation(head, ok=True, gain=kept, gas_used=plan.gas)
 
-    def floor(self, plan: Plan) -> int:
+    def floor(self, plan: Plan, size: int = 0) -> int:
         """The least gain the executor accepts, wei: what gas and the profit floor need, and no more slippage than set.
 
-        It travels in the calldata, so it holds against whatever happens between simulation and inclusion.
+        It travels in the calldata, so it holds against whatever happens between simulation and inclusion. The plan
+        counts the data of a transaction of usual size; of one with `size` bytes of calldata what is longer is added.
         """
         kept = plan.gain - plan.gain * self._coinbase_bps(plan) // BPS  # the contract's floor is after its payment
         slipped = kept - kept * self._settings.slippage_bps // BPS
-        return max(slipped, plan.cost + self._settings.min_net)
+        usual = len(USUAL_CALLDATA)
+        longer = -(-plan.fees.data_fee * max(size - usual, 0) // usual)
+        return max(slipped, plan.cost + longer + self._settings.min_net)
 
     def _calldata(self, plan: Plan, liquidation: Liquidation, key: str) -> bytes:
         settings = self._settings
@@ -127,7 +130,10 @@ class TransactionProver:
         settlement = Settlement(
             bytes.fromhex(key[2:]), self.floor(plan), settings.wrapped_native, deadline, self._coinbase_bps(plan)
         )
-        return encode_execute(program, settlement)
+        data = encode_execute(program, settlement)
+        if (floor := self.floor(plan, len(data))) == settlement.min_gain:
+            return data
+        return encode_execute(program, replace(settlement, min_gain=floor))
 
     def _coinbase_bps(self, plan: Plan) -> int:
         return self._policy.coinbase_bps if plan.profit_token == self._settings.wrapped_native else 0
@@ -148,7 +154,7 @@ class TransactionProver:
             reason = ran.revert or "reverted without a reason"
             short = reason.startswith("GainTooLow")
             kind = SkipReason.SIMULATION_SHORT if short else SkipReason.SIMULATION_REVERTED
-            numbers = {"predicted_gain": plan.gain, "floor": self.floor(plan), "gas_used": ran.gas_used}
+            numbers = {"predicted_gain": plan.gain, "floor": self.floor(plan, len(data)), "gas_used": ran.gas_used}
             return Proof(plan, ran, skip=Skip(kind, f"the simulation at block {head.number} failed: {reason}", numbers))
         offer = bid(self._policy, fees, ran.gain, ran.gas_used, cost, job.least)
         if offer is None:

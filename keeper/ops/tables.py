@@ -124,7 +124,8 @@ def _plan(plan: Plan, symbol: str) -> RenderableType:
         if route is not None:
             table.add_row(name, _route(route))
     table.add_row("gain", ether(plan.gain, symbol))
-    table.add_row("gas", f"{plan.gas:,} at {gwei(plan.fees.price)} is {ether(plan.cost, symbol)}")
+    data = f", {ether(plan.fees.data_fee, symbol)} of it for data" if plan.fees.data_fee else ""
+    table.add_row("gas", f"{plan.gas:,} at {gwei(plan.fees.price)} is {ether(plan.cost, symbol)}{data}")
     table.add_row("net", _signed(plan.net, symbol))
     return table
 

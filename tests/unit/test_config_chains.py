@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from eth_utils.address import to_checksum_address
 
-from keeper.assembly import lateness, whole_block_time
+from keeper.assembly import lane_policy, lateness, whole_block_time
 from keeper.config import Config, load
 from keeper.kinds import check_words
 
@@ -68,8 +68,12 @@ def uses() -> dict[str, list[Use]]:
             found[token].append(Use(chain, f"tokens {token}", "token"))
         for name, market in config.markets.items():
             found[market.root].append(Use(chain, name, market.protocol))
+            for one in market.further:
+                found[one].append(Use(chain, f"{name}.further", f"further contract of {market.protocol}"))
         for name, venue in config.venues.items():
             found[venue.root].append(Use(chain, name, venue.kind))
+            for one in venue.creators:
+                found[one].append(Use(chain, f"{name}.creators", f"creator of pools of {venue.kind}"))
         if config.chain.sequencer_feed is not None:
             found[config.chain.sequencer_feed].append(Use(chain, "sequencer_feed", "sequencer feed"))
     return found
@@ -86,16 +90,23 @@ def test_no_address_means_two_things() -> None:
 
 
 def test_each_chain_has_what_was_promised() -> None:
-    """Four chains under their ids; on each, Aave and Comets, and Uniswap."""
+    """Four chains under their ids; on each, every protocol and every kind of venue."""
     found = {path.stem: read(path) for path in CHAINS}
     assert {name: config.chain.id for name, config in found.items()} == {
         "ethereum": 1, "base": 8453, "arbitrum": 42161, "optimism": 10,
     }  # fmt: skip
     for config in found.values():
-        assert {market.protocol for market in config.markets.values()} >= {"aave_v3", "compound_v3"}
+        assert {market.protocol for market in config.markets.values()} == {"aave_v3", "compound_v3", "morpho_blue"}
         assert {"comet_usdc", "comet_weth"} <= config.markets.keys()
-        assert {venue.kind for venue in config.venues.values()} >= {"uniswap_v2", "uniswap_v3"}
+        assert {venue.kind for venue in config.venues.values()} == {
+            "balancer_v2",
+            "uniswap_v2",
+            "uniswap_v3",
+            "uniswap_v4",
+        }
         assert {"uniswap_v2", "sushiswap"} <= config.venues.keys()
+        assert config.markets["morpho"].further, "its pre-liquidations"
+        assert config.venues["balancer_v2"].creators
     assert "spark" in found["ethereum"].markets
     stacks = {name: config.chain.data_fee for name, config in found.items()}
     assert stacks == {"ethereum": "none", "base": "op", "optimism": "op", "arbitrum": "arbitrum"}
@@ -145,3 +156,16 @@ def test_a_block_takes_a_second_at_least_but_slack_is_counted_exactly(
     environ = {"KEEPER__CHAIN__BLOCK_TIME": block_time, "KEEPER__STRATEGY__INCLUSION_SLACK": str(slack)}
     config = load(FOLDER / "arbitrum.toml", NODE | environ)
     assert (whole_block_time(config), lateness(config)) == (whole, late)
+
+
+@pytest.mark.parametrize("path", CHAINS, ids=lambda path: path.stem)
+def test_what_is_not_mined_is_given_the_time_to_be(path: Path) -> None:
+    """It is handed out again and outbid every few seconds at most, and given up after its deadline, on every chain."""
+    config = read(path)
+    policy, block = lane_policy(config), config.chain.block_time
+    assert 3 <= policy.rebroadcast_every * block <= 36
+    assert 3 <= policy.bump_every * block <= 36
+    assert policy.max_age * block >= 12
+    assert policy.max_age * block > whole_block_time(config) + lateness(config)
+    assert (policy.max_fee, policy.min_tip) == (config.strategy.max_gas_price, config.strategy.tip)
+    assert (policy.cancel_gas > 21_000) == (path.stem == "arbitrum"), "where data is charged as gas, 21,000 do not do"

@@ -363,3 +363,6 @@ def test_a_plan_with_a_loan_and_a_split_route() -> None:
     assert found["plan"]["buy"]["paths"][1][0]["amount_in"] == str(3 * 10**18)
     assert found["plan"]["loan"]["premium"] == "3950500"
     assert found["skip"] is None
+    on_a_roll_up = replace(view, plan=replace(plan, fees=replace(plan.fees, data_fee=10**14)))
+    told = shown(tables.explain(on_a_roll_up))
+    assert "600,000 at 2.00 gwei is 0.001300 ETH, 0.000100 ETH of it for data" in told, told
