@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keeper.devchain.actors import Actors
+from keeper.devchain.balancer import build_balancer
 from keeper.devchain.calls import calldata
 from keeper.devchain.deploy import Deployer
 from keeper.devchain.uniswap import MAX_TICK, sqrt_price
@@ -28,6 +29,8 @@ from keeper.model import (
 )
 from keeper.ports import FlashSource, Liquidation
 from keeper.program import Approve, Call, Program, literal
+from keeper.venues.balancer_v2.flash import BalancerV2Flash
+from keeper.venues.balancer_v2.venue import BalancerV2
 from keeper.venues.router import Router
 from keeper.venues.uniswap_v2 import UniswapV2
 from keeper.venues.uniswap_v3.flash import UniswapV3Flash
@@ -51,6 +54,14 @@ V4_POOLS = (
     ("DAI", "USDC", 100, 1),
     ("LINK", "WETH", 3_000, 60),
 )
+# Weighted pools: percentages, fee (wad), and whether the first or the second generation of factories makes them.
+BALANCER_POOLS: tuple[tuple[dict[str, int], int, int], ...] = (
+    ({"WETH": 50, "USDC": 50}, 3 * 10**15, 0),
+    ({"WBTC": 25, "WETH": 25, "USDC": 25, "DAI": 25}, 10**15, 1),
+    ({"LINK": 80, "WETH": 20}, 10**16, 1),
+    ({"USDT": 40, "WETH": 35, "WBTC": 25}, 5 * 10**14, 0),
+    ({"DAI": 50, "USDC": 50}, 10**14, 1),
+)
 _DEPTH = 20_000_000  # USD per side of each pool
 
 
@@ -70,7 +81,8 @@ class VenueFloor:
         client, head = NodeClient(self.bench.rpc), head_of(self.bench.rpc)
         for venue in self.venues.values():
             await venue.load(client, head)
-        await self.observe()
+        for _ in range(2):  # Balancer's fees can be read once it is known where
+            await self.observe()
 
     async def observe(self) -> None:
         client, head = NodeClient(self.bench.rpc), head_of(self.bench.rpc)
@@ -199,12 +211,13 @@ async def make_venue_floor(fork: Fork) -> VenueFloor:
     on.fund_native(PROVIDER, 10**26)
     with on.block():
         for symbol in SYMBOLS:
-            on.fund(PROVIDER, symbol, on.worth(symbol, 1_000_000_000))
+            on.fund(PROVIDER, symbol, on.worth(symbol, 2_000_000_000))
             on.fund(bench["market"], symbol, on.worth(symbol, 50_000_000))
     by = Deployer(fork.rpc, PROVIDER, 50_000_000)
     venues: dict[str, Any] = {}
     sources: dict[str, FlashSource] = {}
     _with_v4(by, on, tokens, bench.executor, venues, sources)
+    _with_balancer(by, on, tokens, bench.executor, venues, sources)
     v2 = UniswapV2(world.uniswap.v2_factory, world.uniswap.v2_start_block, tokens.values())
     v3 = UniswapV3(world.uniswap.v3_factory, world.uniswap.v3_start_block, tokens.values())
     venues |= {v2.name: v2, v3.name: v3}
@@ -237,3 +250,22 @@ def _with_v4(
     venue = UniswapV4(desk.manager, desk.start_block, tokens.values(), executor, tokens["WETH"])
     venues[venue.name] = venue
     sources[venue.name] = UniswapV4Flash(venue, executor)
+
+
+def _with_balancer(
+    by: Deployer,
+    on: Actors,
+    tokens: Mapping[str, Address],
+    executor: Address,
+    venues: dict[str, Any],
+    sources: dict[str, FlashSource],
+) -> None:
+    desk = build_balancer(by, tokens.values(), tokens["WETH"])
+    for shares, fee, generation in BALANCER_POOLS:
+        listed = [tokens[symbol] for symbol in shares]
+        amounts = {tokens[symbol]: on.worth(symbol, _DEPTH * share // 50) for symbol, share in shares.items()}
+        weights = [share * 10**16 for share in shares.values()]
+        desk.create(desk.factories[generation], listed, weights, fee, amounts)
+    venue = BalancerV2(desk.vault, desk.factories, desk.start_block, tokens.values(), executor)
+    venues[venue.name] = venue
+    sources[venue.name] = BalancerV2Flash(venue, executor)

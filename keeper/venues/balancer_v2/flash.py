@@ -9,7 +9,7 @@ from keeper.venues.balancer_v2.fixed_point import mul_up
 from keeper.venues.balancer_v2.venue import BalancerV2
 
 # Measured on the published bytecode through the executor: the Vault's own work, its transfer and the repayment.
-GAS_FLASH = 80_000
+GAS_FLASH = 46_000
 
 
 class BalancerV2Flash:

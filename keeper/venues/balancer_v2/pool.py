@@ -17,7 +17,7 @@ _MOST_RATIO = 3 * 10**17  # of a balance that one trade may bring or take: Weigh
 _DECIMALS = 18
 
 # Measured on the published bytecode through the executor: approval, swap and both transfers.
-GAS_SWAP = 135_000
+GAS_SWAP = 85_000
 
 
 class WeightedState:

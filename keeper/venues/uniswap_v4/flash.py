@@ -8,7 +8,7 @@ from keeper.program import Call, Step, literal
 from keeper.venues.uniswap_v4.venue import UniswapV4
 
 # Measured on the published bytecode through the executor: the session, the withdrawal and the repayment.
-GAS_FLASH = 75_000
+GAS_FLASH = 41_000
 # A loan leaves the manager enough of the token to hand out what is bought there meanwhile.
 _SHARE = 3
 

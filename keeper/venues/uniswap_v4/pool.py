@@ -22,8 +22,8 @@ _FEE_BITS = 12
 
 # Measured on the published bytecode through the executor: a swap inside one range with payment and withdrawal, and what
 # wrapping or unwrapping one side takes. The session they run in is part of the first.
-GAS_SWAP = 110_000
-GAS_NATIVE = 25_000
+GAS_SWAP = 108_000
+GAS_NATIVE = 8_000
 
 
 def swap_fee(protocol_fee: int, lp_fee: int) -> int:
