@@ -13,7 +13,7 @@ import pytest
 from keeper.abi import interface
 from keeper.chain.client import NodeClient
 from keeper.devchain.morpho import LIQUIDATE, MorphoMarket
-from keeper.model import WAD, FeeQuote, Plan, handle
+from keeper.model import WAD, Address, FeeQuote, Plan, handle
 from keeper.ports import Position
 from keeper.protocols.morpho_blue.pair import Call, MorphoPair, Moved
 from tests.support.fork import Fork
@@ -199,7 +199,7 @@ async def test_behind_other_plans(fork: Fork, client: NodeClient) -> None:
         head = await driver.follow()
         timestamp, place = head.timestamp + 12, market.id[:10]
         plans: list[Plan] = []
-        calls: list[tuple[str, Call, Moved]] = []
+        calls: list[tuple[Address, Call, Moved]] = []
         for user in (crowd.users[2], crowd.users[2]) if repeated else crowd.users[:2]:
             position = driver.book.position(handle(user, place), timestamp, plans)
             assert position is not None

@@ -13,13 +13,14 @@ from keeper.devchain.actors import account
 from keeper.devchain.artifacts import own_contracts
 from keeper.devchain.morpho import MorphoMarket, market_of
 from keeper.devchain.morpho_users import MorphoUsers
+from keeper.devchain.serve import OPERATOR
 from keeper.execution.executor import Settlement, encode_execute
 from keeper.model import FeeQuote, SkipReason, address, handle
 from keeper.program import Program
 from keeper.protocols.morpho_blue import MorphoBlueBook, MorphoBlueFlash
 from keeper.protocols.morpho_blue.flash import GAS
 from keeper.strategy.opportunity import Opportunity
-from tests.parity.test_morpho_mined import OPERATOR, configured, deploy
+from tests.parity.test_morpho_mined import configured, deploy
 from tests.support.fork import Fork
 from tests.support.morpho_random import Crowd
 
