@@ -17,7 +17,6 @@ COMET = interface("comet")
 ERC20 = interface("erc20")
 
 MOST_ASSETS = 24
-MAX_DEBT = 1 << 103  # principals are int104
 NEGATIVE = 1 << 255  # the least uint256 that is a negative number
 
 SUPPLY = COMET.topic("Supply")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keeper.maths.integer import mul_div_up
 from keeper.maths.percentage import BPS
 from keeper.model import Address, FlashOffer, Seizure, Token
 from keeper.protocols.compound_v3.arithmetic import Offer
@@ -41,8 +42,8 @@ class CometPair:
 
     @property
     def bonus_bps(self) -> int:
-        """The store front's discount, over par."""
-        return self.collateral_price * BPS // self.offer.asked - BPS
+        """The store front's discount, over par, rounded up."""
+        return mul_div_up(self.collateral_price, BPS, self.offer.asked) - BPS
 
     @property
     def feasible(self) -> tuple[tuple[int, int], ...]:

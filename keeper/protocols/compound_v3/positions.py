@@ -13,6 +13,7 @@ from keeper.protocols.compound_v3.pair import Absorbed, CometPair
 from keeper.protocols.compound_v3.till import Till
 
 MOST_ACCOUNTS = 16  # absorbed by one call
+LEADS = 4  # of so many holders of one asset, by size, the first offers the others as well
 # Collateral on sale that is worth less is dust that nobody will ever buy.
 LEAST_ON_SALE = PRICE_UNIT // 1_000  # base currency
 
@@ -120,11 +121,12 @@ def sells(now: Till, late: Till) -> bool:
 def _groups(scene: Scene, weak: Weak, asset: Asset) -> list[CometPair] | Skip:
     """The account alone, and with 1, 3, 7… of the next largest liquidatable holders of the same collateral.
 
-    Larger holders are left out: their own positions offer this account.
+    Larger holders are left out: their own positions offer this account. Only every `LEADS`-th account offers others at
+    all, for every offer costs a plan, and hundreds of accounts too small to pay for gas may be liquidatable for months.
     """
     ranked = scene.weak.get(asset.token.address, ())
     place = next((i for i, other in enumerate(ranked) if other.borrower == weak.borrower), len(ranked))
-    members = (weak, *ranked[place + 1 : place + MOST_ACCOUNTS])
+    members = (weak, *(ranked[place + 1 : place + MOST_ACCOUNTS] if place % LEADS == 0 else ()))
     sizes = {1 << power for power in range(MOST_ACCOUNTS.bit_length()) if 1 << power <= len(members)} | {len(members)}
     now, late = scene.copy()
     found: list[CometPair] = []

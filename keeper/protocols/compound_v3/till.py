@@ -35,7 +35,7 @@ class Till:
     @property
     def sells(self) -> bool:
         """Whether `buyCollateral` sells: there are fewer reserves than governance wants."""
-        return self.reserves < max(self.valuation.market.target_reserves, 0)
+        return self.reserves < self.valuation.market.target_reserves
 
     def on_sale(self, asset: Address) -> int | None:
         """Collateral that is nobody's, None where the contract holds less than it owes."""
