@@ -183,6 +183,9 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
         if parts.mode == "live":
             policy = LanePolicy(max_fee=config.strategy.max_gas_price, min_tip=config.strategy.tip)
             if config.relays:
+                if config.private.signing_key is None:
+                    hint = "set private.signing_key: relays give a known key a better place"
+                    log.warning("relay_key_random", hint=hint)
                 tally, private = RelayMetrics(parts.metrics.registry, config.relays), private_policy(config)
                 relays = await open_.enter_async_context(private_relays(config, tally))
                 keys = [PrivateLane(parts.client, journal, s, relays, policy, private) for s in parts.signers]
