@@ -192,7 +192,8 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
                 lanes = Lanes(journal, keys)
             else:
                 lanes = Lanes(journal, [Lane(parts.client, journal, signer, policy) for signer in parts.signers])
-        tracker = Tracker(parts.client, journal, lanes, confirmations=config.chain.max_reorg_depth)
+        depth = config.chain.max_reorg_depth
+        tracker = Tracker(parts.client, journal, lanes, confirmations=depth, witnesses=parts.client.each)
         found = await recover(journal, tracker, lanes, await parts.client.head())
         log.info(
             "reconciled",

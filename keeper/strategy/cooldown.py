@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keeper.model import Address, AttemptState, Verdict
-from keeper.strategy.failures import Classify, Failure, classifier
+from keeper.strategy.failures import UNEXPLAINED, Classify, Failure, classifier
 
 _Key = tuple[str, Address]  # market, borrower
 
@@ -36,7 +36,8 @@ class Cooldowns:
     - lost race: none;
     - not liquidatable yet: until its health worsens;
     - no liquidity, dropped, cancelled: `seconds`, or until its health worsens;
-    - bug: quarantine until `release`, whatever its health does.
+    - bug: quarantine until `release`, whatever its health does;
+    - not explained yet: until it is, whatever its health does.
 
     Only quarantines are given back after a restart (by the journal): the journal's open attempts bar their positions.
     """
@@ -48,6 +49,7 @@ class Cooldowns:
         self._sent: dict[str, tuple[_Key, int]] = {}
         self._pauses: dict[_Key, _Pause] = {}
         self._quarantined: dict[_Key, str] = {}
+        self._doubtful: set[_Key] = set()
 
     def sent(self, attempt_id: str, market: str, borrower: Address, health_factor: int) -> None:
         """An attempt has gone out for a position of this health."""
@@ -68,11 +70,16 @@ class Cooldowns:
             del self._sent[verdict.attempt_id]
 
     def failure(self, verdict: Verdict) -> Failure | None:
-        """The class of a reverted attempt; None for any other end."""
+        """The class of a reverted attempt; None for any other end, and while nobody can say why."""
         if verdict.state is not AttemptState.REVERTED:
             return None
         revert = verdict.outcome.revert if verdict.outcome is not None else None
-        return self._classify(revert or verdict.detail)
+        reason = revert or verdict.detail
+        return None if reason.startswith(UNEXPLAINED) else self._classify(reason)
+
+    def doubt(self, positions: Iterable[_Key]) -> None:
+        """Exactly these are left alone until it is known why their last attempts reverted."""
+        self._doubtful = set(positions)
 
     def quarantine(self, market: str, borrower: Address, why: str) -> None:
         """Leave a position alone until `release`."""
@@ -92,6 +99,8 @@ class Cooldowns:
         key = (market, borrower)
         if (why := self._quarantined.get(key)) is not None:
             return Hold(None, f"quarantined until `keeper resume`: {why}")
+        if key in self._doubtful:
+            return Hold(None, "its last attempt reverted, and why is being found out")
         pause = self._pauses.get(key)
         if pause is None or health_factor * BPS < pause.health_factor * (BPS - WORSE_BPS):
             return None
