@@ -183,13 +183,17 @@ async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
         if parts.mode == "live":
             policy = lane_policy(config)
             if config.relays:
+                if config.private.signing_key is None:
+                    hint = "set private.signing_key: relays give a known key a better place"
+                    log.warning("relay_key_random", hint=hint)
                 tally, private = RelayMetrics(parts.metrics.registry, config.relays), private_policy(config)
                 relays = await open_.enter_async_context(private_relays(config, tally))
                 keys = [PrivateLane(parts.client, journal, s, relays, policy, private) for s in parts.signers]
                 lanes = Lanes(journal, keys)
             else:
                 lanes = Lanes(journal, [Lane(parts.client, journal, signer, policy) for signer in parts.signers])
-        tracker = Tracker(parts.client, journal, lanes, confirmations=config.chain.max_reorg_depth)
+        depth = config.chain.max_reorg_depth
+        tracker = Tracker(parts.client, journal, lanes, confirmations=depth, witnesses=parts.client.each)
         found = await recover(journal, tracker, lanes, await parts.client.head())
         log.info(
             "reconciled",

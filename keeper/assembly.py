@@ -243,8 +243,6 @@ async def _open_signer(config: Config, table: config_schema.Signer) -> LocalSign
 def private_relays(config: Config, tally: Tally | None = None) -> Relays:
     """The configured relays, not opened yet, counted by `tally`. Raises ConfigError when the signing key is none."""
     table = config.private
-    if table.signing_key is None:
-        log.warning("relay_key_random", hint="set private.signing_key: relays give a known key a better place")
     specs = [RelaySpec(name, r.url, Offer(r.offer), r.simulate) for name, r in config.relays.items()]
     return Relays(specs, ReputationKey(table.signing_key), timeout=table.timeout, tally=tally)
 

@@ -22,6 +22,7 @@ from keeper.ops import channels
 from keeper.ops.checkup import Hooks, checkup
 from keeper.ops.doctor import Check, Finding, Report, Result, examine
 from keeper.program import Program
+from keeper.sending_checks import sending_checks
 
 
 class _Quiet:
@@ -70,6 +71,7 @@ class _Questions:
                 Check("alerts", partial(channels.check, config.alerts, notify=notify), fix="mend the [alerts] table"),
                 Check("cache", self._cache, ("data directory",), "move it away"),
                 Check("deployments", self._deployments, ("chain", "reads"), "mend the configuration"),
+                *sending_checks(config),
             ),
         )
 

@@ -22,7 +22,7 @@ from keeper.ports import Alerter
 from keeper.strategy import breakers
 from keeper.strategy.breakers import BREAKERS, DAY, Limits, Panel, Result, Trip
 from keeper.strategy.cooldown import Cooldowns
-from keeper.strategy.failures import Failure
+from keeper.strategy.failures import UNEXPLAINED, Failure
 
 log = structlog.get_logger("keeper")
 
@@ -181,6 +181,8 @@ class Safety:
                 seen = max(self._mark(QUARANTINE).event, self._mark(row.borrower).event)
                 if failures[row.attempt_id] is Failure.BUG and row.event > seen:
                     await self._bar(memory.Quarantine(row.market, row.borrower, row.at, row.attempt_id, row.revert))
+            doubtful = [row for row in rows if row.revert.startswith(UNEXPLAINED)]
+            self._cooldowns.doubt((row.market, row.borrower) for row in doubtful if row.state == AttemptState.REVERTED)
             results = [_result(row, failures[row.attempt_id]) for row in rows]
             marks = {name: mark.event for name, mark in self._marks.items()}
             for trip in breakers.judge(results, marks, self.limits, now):

@@ -119,6 +119,10 @@ class NodeClient:
             return []
         return await self.pool.run(lambda endpoint: _mostly_good(endpoint, calls))
 
+    async def each(self, method: str, params: Sequence[Any]) -> list[Any]:
+        """What every usable endpoint answers to one question: a result or an error. Never raises."""
+        return await asyncio.gather(*(_ask(endpoint, method, params) for endpoint in self.pool.candidates()))
+
     async def send_raw(self, raw: bytes) -> list[Sent]:
         """Hand a signed transaction to every usable endpoint, once each, at the same time. Never raises."""
         return await asyncio.gather(*(_send(endpoint, raw) for endpoint in self.pool.candidates()))
@@ -243,6 +247,13 @@ def _for_one_block(error: Refusal, endpoint: Endpoint) -> Refusal:
         endpoint.addresses = endpoint.addresses // 2
         return Refusal(Kind.BEHIND, error.code, error.reason, endpoint.label)
     return error
+
+
+async def _ask(endpoint: Endpoint, method: str, params: Sequence[Any]) -> Any:
+    try:
+        return (await endpoint.ask([(method, params)]))[0]
+    except (Transient, BadData, ConfigError) as error:
+        return error
 
 
 async def _send(endpoint: Endpoint, raw: bytes) -> Sent:

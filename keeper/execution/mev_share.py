@@ -11,6 +11,7 @@ import orjson
 import structlog
 
 from keeper.chain.connection import masked
+from keeper.chain.refusals import Unanswered
 from keeper.chain.wire import hash32
 from keeper.config.values import Secret
 from keeper.errors import BadData
@@ -70,6 +71,24 @@ class HintStream:
                     data = []
                     if isinstance(found, dict):
                         yield found
+
+
+async def probe(name: str, url: Secret, *, within: float) -> str:
+    """Open the stream and close it again: a sentence about it. Raises Unanswered; `within` in seconds."""
+    label = f"the event stream of relay {name} ({masked(url.reveal())})"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=within)) as session,
+            session.get(url.reveal(), headers={"Accept": "text/event-stream"}, allow_redirects=False) as response,
+        ):
+            status, kind = response.status, response.content_type
+    except TimeoutError:
+        raise Unanswered(f"{label} did not answer within {within:g} s") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise Unanswered(f"{label} cannot be reached ({type(error).__name__})") from None
+    if status != 200 or kind != "text/event-stream":
+        raise Unanswered(f"{label} is none: it answers HTTP {status}, {kind}")
+    return f"{label} is open"
 
 
 def _json(text: bytes) -> Any:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from keeper.chain.refusals import Kind, Refusal
 from keeper.chain.wire import quantity
-from keeper.errors import Transient
 from keeper.execution.lane import Lane, counts_request
 from keeper.execution.lanes import Lanes
+from keeper.execution.reasons import Reasons, Witnesses
 from keeper.execution.receipt import Receipt, parse
-from keeper.execution.reverts import decode_revert
 from keeper.execution.verdicts import OPEN, Evidence, judge
 from keeper.model import Address, Attempt, AttemptState, Hash, Head, TxKind, Verdict
 from keeper.ports import Client, Ledger
@@ -24,12 +22,20 @@ class Tracker:
     reorganisation puts it back to `SENT`, and whatever takes the nonce is found out.
     """
 
-    def __init__(self, client: Client, ledger: Ledger, lane: Lane | Lanes | None, confirmations: int = 12) -> None:
-        """Without a lane it only watches."""
+    def __init__(
+        self,
+        client: Client,
+        ledger: Ledger,
+        lane: Lane | Lanes | None,
+        confirmations: int = 12,
+        witnesses: Witnesses | None = None,
+    ) -> None:
+        """Without a lane it only watches. `witnesses` puts a question to every endpoint, answers or errors."""
         self._client = client
         self._ledger = ledger
         self._lane = lane
         self._confirmations = confirmations
+        self._reasons = Reasons(client, witnesses, confirmations)
         self._missing: dict[str, int] = {}  # attempt -> head at which its nonce was first spent without a receipt
 
     async def settle(self, head: Head, *, act: bool = True) -> list[Verdict]:
@@ -71,7 +77,7 @@ class Tracker:
         if self._lane is not None and (lane := self._lane.of(signer)) is not None:
             lane.observe(head, latest, pending)
         receipts = {receipt.tx_hash: receipt for receipt in map(parse, answers[2:]) if receipt is not None}
-        evidence = Evidence(head, latest, receipts, await self._reverts(attempts, receipts))
+        evidence = Evidence(head, latest, receipts, await self._reverts(attempts, receipts, head))
         verdicts: list[Verdict] = []
         for nonce, group in groupby(attempts, key=lambda attempt: attempt.nonce):
             members = list(group)
@@ -85,32 +91,15 @@ class Tracker:
     def _miss(self, attempt: Attempt, head: Head) -> bool:
         return self._missing.setdefault(attempt.id, head.number) < head.number
 
-    async def _reverts(self, attempts: list[Attempt], receipts: dict[Hash, Receipt]) -> dict[Hash, str]:
-        """Why newly reverted liquidations did: the same call again, on the state before their block."""
+    async def _reverts(self, attempts: list[Attempt], receipts: dict[Hash, Receipt], head: Head) -> dict[Hash, str]:
+        """Why reverted liquidations did, as far as that is known at `head`."""
         found: dict[Hash, str] = {}
         for attempt in attempts:
             for tx in attempt.txs:
                 receipt = receipts.get(tx.hash) if tx.hash is not None else None
-                if receipt is None or receipt.succeeded or tx.kind is TxKind.CANCEL:
-                    continue
-                if receipt.block_hash == attempt.ended_hash:
-                    found[receipt.tx_hash] = attempt.detail  # looked into at an earlier head
-                else:
-                    found[receipt.tx_hash] = await self._replay(receipt)
+                if receipt is not None and not receipt.succeeded and tx.kind is not TxKind.CANCEL:
+                    found[receipt.tx_hash] = await self._reasons.of(attempt, receipt, head)
         return found
-
-    async def _replay(self, receipt: Receipt) -> str:
-        try:
-            sent = await self._client.request("eth_getTransactionByHash", [receipt.tx_hash])
-            call = {"from": sent["from"], "to": sent["to"], "input": sent["input"], "gas": sent["gas"]}
-            await self._client.request("eth_call", [call, hex(receipt.number - 1)])
-        except Refusal as refusal:
-            if refusal.kind is Kind.REVERT and refusal.data is not None:
-                return decode_revert(refusal.data)
-            return f"reverted, and the node cannot say why ({refusal.reason})"
-        except (Transient, KeyError, TypeError):
-            return "reverted, and the node cannot say why"
-        return "reverted by what came before it in its block: it would have succeeded on the state before"
 
 
 def superseded(attempts: Sequence[Attempt]) -> set[str]:

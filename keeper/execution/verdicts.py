@@ -68,8 +68,9 @@ def _spent(
 ) -> list[Verdict]:
     result = outcome(winner, tx, receipt, evidence.reverts.get(receipt.tx_hash))
     verdicts = []
-    if closed or winner.state is not result.state or winner.ended_hash != receipt.block_hash:
-        detail = result.revert or f"in block {receipt.number}"
+    detail = result.revert or f"in block {receipt.number}"
+    told = (winner.state, winner.ended_hash, winner.detail) == (result.state, receipt.block_hash, detail)
+    if closed or not told:
         verdicts.append(Verdict(winner.id, result.state, detail, receipt.number, result, closed))
     for other in group:
         if other is winner:

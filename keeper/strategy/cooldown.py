@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keeper.model import Address, AttemptState, Verdict
-from keeper.strategy.failures import Classify, Failure, classifier
+from keeper.strategy.failures import UNEXPLAINED, Classify, Failure, classifier
 
 _Key = tuple[str, Address]  # market, borrower
 
@@ -40,7 +40,8 @@ class Cooldowns:
     - not liquidatable yet: until its health worsens;
     - no liquidity, dropped, cancelled: `seconds`, or until its health worsens;
     - bug: quarantine until `release`, whatever its health does;
-    - simulations that fail one after the other: a block, then twice as long each time, up to `seconds`.
+    - simulations that fail one after the other: a block, then twice as long each time, up to `seconds`;
+    - not explained yet: until it is, whatever its health does.
 
     Only quarantines are given back after a restart (by the journal): the journal's open attempts bar their positions.
     """
@@ -52,23 +53,24 @@ class Cooldowns:
         self._classify = classify or classifier({})
         self._sent: dict[str, tuple[_Key, int]] = {}
         self._pauses: dict[_Key, _Pause] = {}
-        self._doubts: dict[_Key, _Pause] = {}  # by failed simulations
+        self._unproved: dict[_Key, _Pause] = {}  # by failed simulations
         self._quarantined: dict[_Key, str] = {}
+        self._doubtful: set[_Key] = set()
 
     def sent(self, attempt_id: str, market: str, borrower: Address, health_factor: int) -> None:
         """An attempt has gone out for a position of this health."""
         self._sent[attempt_id] = ((market, borrower), health_factor)
-        self._doubts.pop((market, borrower), None)
+        self._unproved.pop((market, borrower), None)
 
     def unproved(self, market: str, borrower: Address, health_factor: int, why: str, now: int) -> None:
         """The node would not run the plan for a position of this health, for the reason `why`."""
-        before = self._doubts.pop((market, borrower), None)
+        before = self._unproved.pop((market, borrower), None)
         failures = 1 if before is None or _worse(before, health_factor) else before.failures + 1
         wait = min(self._block_time << min(failures - FREE, 32), self._seconds) if failures >= FREE else 0
         text = f"{failures} simulation(s) failed in a row: {why}"
-        self._doubts[market, borrower] = _Pause(now + wait, text, health_factor, failures)
-        while len(self._doubts) > REMEMBERED:
-            del self._doubts[next(iter(self._doubts))]
+        self._unproved[market, borrower] = _Pause(now + wait, text, health_factor, failures)
+        while len(self._unproved) > REMEMBERED:
+            del self._unproved[next(iter(self._unproved))]
 
     def ended(self, verdict: Verdict, now: int) -> None:
         """An attempt has ended, or is undecided again after a reorganisation."""
@@ -85,11 +87,16 @@ class Cooldowns:
             del self._sent[verdict.attempt_id]
 
     def failure(self, verdict: Verdict) -> Failure | None:
-        """The class of a reverted attempt; None for any other end."""
+        """The class of a reverted attempt; None for any other end, and while nobody can say why."""
         if verdict.state is not AttemptState.REVERTED:
             return None
         revert = verdict.outcome.revert if verdict.outcome is not None else None
-        return self._classify(revert or verdict.detail)
+        reason = revert or verdict.detail
+        return None if reason.startswith(UNEXPLAINED) else self._classify(reason)
+
+    def doubt(self, positions: Iterable[_Key]) -> None:
+        """Exactly these are left alone until it is known why their last attempts reverted."""
+        self._doubtful = set(positions)
 
     def quarantine(self, market: str, borrower: Address, why: str) -> None:
         """Leave a position alone until `release`."""
@@ -102,7 +109,7 @@ class Cooldowns:
         for key in lifted:
             del self._quarantined[key]
             self._pauses.pop(key, None)
-            self._doubts.pop(key, None)
+            self._unproved.pop(key, None)
         return lifted
 
     def hold(self, market: str, borrower: Address, health_factor: int) -> Hold | None:
@@ -110,7 +117,9 @@ class Cooldowns:
         key = (market, borrower)
         if (why := self._quarantined.get(key)) is not None:
             return Hold(None, f"quarantined until `keeper resume`: {why}")
-        for pauses in (self._pauses, self._doubts):
+        if key in self._doubtful:
+            return Hold(None, "its last attempt reverted, and why is being found out")
+        for pauses in (self._pauses, self._unproved):
             pause = pauses.get(key)
             if pause is not None and not _worse(pause, health_factor):
                 return Hold(pause.until, pause.why)

@@ -27,6 +27,8 @@ _OWN = {
 }
 # What the tracker says when the same call succeeds on the state before its block.
 OVERTAKEN = "reverted by what came before it in its block"
+# What it says while nobody can explain a revert and it still asks: no class yet.
+UNEXPLAINED = "reverted, and no node has said why yet"
 _STEPS = re.compile(r"^(?:step \d+: |TokenRefused\(0x[0-9a-fA-F]{40}\): )*")
 
 

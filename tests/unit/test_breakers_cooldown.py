@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from keeper.execution import track
+from keeper.execution import reasons
 from keeper.execution.reverts import CLASSES
 from keeper.model import Address, AttemptState, Verdict
 from keeper.strategy.cooldown import Cooldowns, Hold
@@ -37,7 +37,7 @@ TOKEN = "0x" + "11" * 20
         ("step 0: panic 0x11 (arithmetic overflow)", Failure.BUG),
         ("unknown error 0x12345678 (4 bytes)", Failure.BUG),
         ("reverted without a reason", Failure.BUG),
-        ("reverted, and the node cannot say why", Failure.BUG),
+        ("reverted, and no node can say why, asked for 8 blocks", Failure.BUG),
         ("step 1: 'Gone'", Failure.BUG),
         ("", Failure.BUG),
     ],
@@ -49,7 +49,7 @@ def test_every_reason_has_one_class(reason: str, failure: Failure) -> None:
 
 def test_the_text_of_an_overtaken_attempt_is_the_trackers() -> None:
     """The one reason that is recognised by its words is what the tracker really says."""
-    assert OVERTAKEN in inspect.getsource(track)
+    assert OVERTAKEN in inspect.getsource(reasons)
 
 
 def test_foreign_names_come_from_data_with_classes_that_exist() -> None:

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from keeper.errors import ConfigError
+from keeper.execution.reasons import NOBODY
 from keeper.execution.reverts import CLASSES
 from keeper.journal import Journal, file, journal_path, queries
 from keeper.model import Address, AttemptState, Hash, Order, Outcome, Plan, Signed, Skip, SkipReason, TxKind, Verdict
@@ -25,7 +26,7 @@ from keeper.stops import recall
 from keeper.strategy import breakers
 from keeper.strategy.breakers import BREAKERS, DAY, HISTORY, Limits, Result, judge
 from keeper.strategy.cooldown import Cooldowns
-from keeper.strategy.failures import Failure, classifier
+from keeper.strategy.failures import UNEXPLAINED, Failure, classifier
 from tests.support.execution_chain import ME, Chain, an_order
 from tests.unit.test_strategy_gates import PLAN
 
@@ -297,6 +298,35 @@ async def test_a_bug_quarantines_its_position_until_it_is_released(desk: Desk) -
     assert not held(second)
     assert desk.vitals.quarantined == {}
     assert desk.open == {"reverts_bug"}
+
+
+async def test_what_is_not_explained_yet_is_held_and_no_bug(desk: Desk) -> None:
+    """Left alone whatever its health does, also after a restart, until the reason is known; then as that asks for."""
+
+    async def reverted(order: Order, revert: str) -> None:
+        outcome = Outcome(order.id, S.REVERTED, Hash(order.id), 105, 1, 1, 0, revert, Hash("0x" + "bb" * 32))
+        verdict = Verdict(order.id, S.REVERTED, revert, 105, outcome)
+        await desk.journal.record([verdict])
+        desk.cooldowns.ended(verdict, desk.now)
+        await desk.safety.settled([verdict])
+
+    for final, quarantined in (("Gone()", False), (f"{NOBODY}, asked for 8 blocks", True)):
+        order = desk.order()
+        desk.cooldowns.sent(order.id, order.market, order.borrower, 10**18)
+        await desk.sent(order)
+        await reverted(order, f"{UNEXPLAINED}: asked again")
+        for health in (10**18, 10**17):
+            hold = desk.cooldowns.hold(order.market, order.borrower, health)
+            assert hold is not None
+            assert "being found out" in hold.why
+        assert desk.open == set()
+        assert desk.vitals.quarantined == {}
+        await desk.restart()
+        assert desk.cooldowns.hold(order.market, order.borrower, 10**17) is not None
+        await reverted(order, final)
+        hold = desk.cooldowns.hold(order.market, order.borrower, 10**17)
+        assert (hold is not None) == quarantined == bool(desk.vitals.quarantined)
+        assert hold is None or "quarantined" in hold.why
 
 
 async def test_other_failures_quarantine_nothing(desk: Desk) -> None:
