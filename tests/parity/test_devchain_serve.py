@@ -53,7 +53,7 @@ def test_the_configuration_is_ready_to_use(built: Built, tmp_path: Path) -> None
         assert config.chain.block_time == 0.05
         assert {name: market.addresses_provider for name, market in config.markets.items()} == {
             name: market.addresses_provider for name, market in built.world.markets.items()
-        }
+        } | {"morpho": built.world.morpho.address}
         assert config.tokens.wrapped_native == built.world.tokens["WETH"].address
         assert {venue.kind for venue in config.venues.values()} == {"uniswap_v2", "uniswap_v3"}
         for root in [m.root for m in config.markets.values()] + [v.root for v in config.venues.values()]:

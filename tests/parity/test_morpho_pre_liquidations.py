@@ -91,12 +91,12 @@ async def run(fork: Fork, client: NodeClient, *, users: int, calls: int) -> Coun
     for market in markets:
         lltv, room = market.lltv // 10**14, 10_000 * WAD // market.lltv - 10_000
         bench.create(market, lltv - 400, (1_000, 4_000), (100, min(room, 400)))
-        bench.create(market, lltv - 200, (5_000, 20_000), (150, min(room, 300)))
+        bench.create(market, lltv - 200, (8_000, 20_000), (150, min(room, 300)))
     bench.fund()
     await driver.follow()
     while bench.tally.total() - bench.tally["no pair"] < calls:
-        users_now = dice.sample(crowd.users, min(9, users))
-        chosen = {user: dice.choice(list(bench.contracts)) for user in users_now}
+        crowd.users = [account(f"pre-liquidated {SEED} {bench.tally.total()} {i}") for i in range(users)]
+        chosen = {user: dice.choice(list(bench.contracts)) for user in crowd.users}
         with actors.block(strict=False):
             for user, contract in chosen.items():
                 market, dollars = bench.contracts[contract], dice.uniform(200, 90_000)
@@ -164,7 +164,7 @@ async def one(bench: Bench, user: Address, market: MorphoMarket) -> None:
 
 async def test_predictions_equal_mined_pre_liquidations(fork: Fork, client: NodeClient) -> None:
     """Repaid assets, shares and collateral equal the event, reverts are foreseen, and late ones stay within budget."""
-    tally = await run(fork, client, users=20, calls=30)
+    tally = await run(fork, client, users=9, calls=70)
     assert tally["partial"]
     assert tally["all of it"]
     assert tally["reverted as predicted"]
@@ -174,7 +174,7 @@ async def test_predictions_equal_mined_pre_liquidations(fork: Fork, client: Node
 @pytest.mark.timeout(3600)
 async def test_predictions_equal_mined_pre_liquidations_for_long(fork: Fork, client: NodeClient) -> None:
     """The same for 400 calls."""
-    await run(fork, client, users=60, calls=400)
+    await run(fork, client, users=12, calls=400)
 
 
 async def test_through_the_executor_and_only_while_authorised(fork: Fork, client: NodeClient) -> None:

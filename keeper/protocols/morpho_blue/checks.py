@@ -50,9 +50,9 @@ async def states(
 
 def verify(registry: Registry, ledger: Ledger, start_block: int) -> None:
     """Raise BadData when the positions do not add up to their market's totals."""
+    totals = ledger.totals()
     for number, state in registry.states.items():
-        supply, borrow, _ = ledger.totals(number)
-        if (supply, borrow) != (state.supply_shares, state.borrow_shares):
+        if totals.get(number, (0, 0)) != (state.supply_shares, state.borrow_shares):
             raise BadData(
                 f"the positions of market {registry.params[number].id} do not add up to its totals: events since "
                 f"start_block {start_block} are missing"

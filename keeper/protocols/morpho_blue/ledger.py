@@ -164,8 +164,7 @@ class Ledger:
         shares, amounts = (_approximate(column.live(entries)) for column in (self.borrow, self.collateral))
         seizable = (shares > 0.0) & (amounts > 0.0)
         self.ratio.data[:entries] = np.divide(shares + SHARES_OF_SLACK, amounts, out=np.zeros(entries), where=seizable)
-        for market in np.unique(columns["market"]).tolist():
-            members = self.members(market)
+        for market, members in self.groups():
             self.pledged[market] = wide_sum(self.collateral.data[members])
             self.exposed.data[market] = np.count_nonzero(seizable[members])
             self._loose.add(market)
@@ -184,6 +183,14 @@ class Ledger:
     def members(self, market: int) -> NDArray[np.intp]:
         """Entries of one market."""
         return np.flatnonzero(self.market.live(self.counts[1]) == market)
+
+    def groups(self) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Every market with entries, and its entries."""
+        markets = self.market.live(self.counts[1])
+        order = np.argsort(markets, kind="stable")
+        starts = np.flatnonzero(np.diff(markets[order], prepend=-1))
+        for first, last in zip(starts, [*starts[1:], len(order)], strict=True):
+            yield int(markets[order[first]]), order[first:last]
 
     def name(self, entry: int) -> Address:
         """Whose entry it is."""
@@ -221,14 +228,12 @@ class Ledger:
         live = self.borrow.live(self.counts[1])
         return int(np.count_nonzero(live[:, 0] | live[:, 1]))
 
-    def totals(self, market: int) -> tuple[int, int, int]:
-        """Sums of supply shares, debt shares and collateral of one market."""
-        members = self.members(market)
-        return (
-            wide_sum(self.supply.data[members]),
-            wide_sum(self.borrow.data[members]),
-            wide_sum(self.collateral.data[members]),
-        )
+    def totals(self) -> dict[int, tuple[int, int]]:
+        """Sums of supply and debt shares of every market with entries."""
+        return {
+            market: (wide_sum(self.supply.data[members]), wide_sum(self.borrow.data[members]))
+            for market, members in self.groups()
+        }
 
 
 def _approximate(values: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -59,7 +59,10 @@ class MorphoBlueMirror:
         self._accrued: dict[tuple[int, int], tuple[State, int] | None] = {}
         self._held: dict[Address, int] = {}
         self._reads: tuple[Read, ...] | None = None
-        self._exposed: tuple[int, ...] | None = None
+        self._exposed: tuple[int, ...] = ()
+        self._wanted: frozenset[Address] = frozenset()  # their tokens
+        self._asked_of: Prepared | None = None
+        self._reported: frozenset[int] = frozenset()  # markets that are unknown, and told to be
         self._listed: tuple[Token, ...] = ()
         self._listed_at = 0
         self._pre = Prepared()
@@ -95,22 +98,18 @@ class MorphoBlueMirror:
 
     def exposed(self) -> tuple[int, ...]:
         """Markets in which somebody has debt and collateral: those that a price matters in."""
-        if self._exposed is None:
-            counts = self._ledger.exposed.live(len(self._registry))
-            self._exposed = tuple(int(n) for n in np.flatnonzero(counts > 0))
         return self._exposed
 
     def unknown_markets(self) -> dict[int, str]:
         """Markets of which nothing can be said at this head, and why: their numbers and the reason."""
+        mute = {token for token, told in self._tokens.items() if told is None}
         found: dict[int, str] = {}
-        for number in self.exposed():
-            params = self._registry.params[number]
-            if not self._views.prices.get(params.oracle):
-                found[number] = "its oracle has no price"
-            elif self._registry.kind(number) is Kind.ASKED and self._views.rates.get(number) is None:
-                found[number] = "its interest rate model does not answer"
-            elif any(self._tokens.get(token) is None for token in self._pair_of(number)):
+        for number in self.exposed() if mute else ():
+            if not mute.isdisjoint(self._pair_of(number)):
                 found[number] = "a token does not tell its decimals"
+        for number in self._views.silent():
+            priced = self._views.prices.get(self._registry.params[number].oracle)
+            found[number] = "its interest rate model does not answer" if priced else "its oracle has no price"
         return found
 
     # -------------------------------------------------------------------------------------------- following
@@ -145,11 +144,10 @@ class MorphoBlueMirror:
     def observe(self, head: Head, answers: Sequence[bytes | None]) -> None:
         if self._distrust:
             return
-        before = set(self.unknown_markets()) if self._views.prices else set()
         self._head = head
         self._views.take(self._registry, answers)
         self._accrued.clear()
-        self._report_unknown(before)
+        self._report_unknown()
 
     def rewind(self, number: int) -> None:
         if self._distrust or self._last is None or number >= self._last:
@@ -228,9 +226,8 @@ class MorphoBlueMirror:
                     f"{self.name}: {model} is not the AdaptiveCurveIrm, so its rates are read at every block",
                 )
 
-    def _unnamed(self) -> set[Address]:
-        wanted = {token for n in self.exposed() for token in self._pair_of(n)}
-        return wanted - self._tokens.keys()
+    def _unnamed(self) -> frozenset[Address]:
+        return self._wanted - self._tokens.keys()
 
     def _pair_of(self, number: int) -> tuple[Address, Address]:
         params = self._registry.params[number]
@@ -248,7 +245,21 @@ class MorphoBlueMirror:
         self._accrued.clear()
         self._held.clear()
         if grown:
-            self._exposed = self._reads = None
+            self._regroup()
+
+    def _regroup(self) -> None:
+        """See which markets have somebody who owes, and ask for other views only where that has changed."""
+        counts = self._ledger.exposed.live(len(self._registry))
+        exposed = tuple(np.flatnonzero(counts > 0).tolist())
+        asked = any(self._registry.kind(number) is Kind.ASKED for number in self._strange(exposed))
+        prepared = self._prepared()
+        if exposed != self._exposed or asked or prepared is not self._asked_of:
+            self._exposed, self._reads, self._asked_of = exposed, None, prepared
+            self._wanted = frozenset(token for number in exposed for token in self._pair_of(number))
+
+    def _strange(self, exposed: Sequence[int]) -> Sequence[int]:
+        """Those of `exposed` whose rates have to be asked for with their state, which moves."""
+        return exposed if Kind.ASKED in self._registry.kinds.values() else ()
 
     def _forget(self) -> None:
         self._rewind.clear()
@@ -262,9 +273,10 @@ class MorphoBlueMirror:
         self._distrust = ""
         self._moved()
 
-    def _report_unknown(self, before: set[int]) -> None:
+    def _report_unknown(self) -> None:
         unknown = self.unknown_markets() if not self.dirty else {}
-        appeared = {number: why for number, why in unknown.items() if number not in before}
+        appeared = {number: why for number, why in unknown.items() if number not in self._reported}
+        self._reported = frozenset(unknown)
         if appeared:
             listed = ", ".join(f"{self._registry.params[n].place} ({why})" for n, why in list(appeared.items())[:5])
             more = f" and {len(appeared) - 5} more" if len(appeared) > 5 else ""

@@ -28,7 +28,8 @@ class Registry:
         self.states: dict[int, State] = {}
         self.targets: dict[int, int] = {}  # rate at target of each market's model, where one was told or read
         self.kinds: dict[Address, Kind] = {ZERO_ADDRESS: Kind.NONE}
-        self.unread: set[int] = set()  # derived: markets of which something has to be read before they can be valued
+        self._unread: set[int] = set()  # derived
+        self._touched: set[int] = set()  # markets to derive anew
         self.borrowed = Column(np.float64)  # derived, as are the rest
         self.supplied = Column(np.float64)
         self.shares = Column(np.float64)
@@ -57,7 +58,7 @@ class Registry:
         self._rewind.set(self.places, params.place, number)
         self._rewind.set(self.params, number, params)
         self._rewind.set(self.states, number, State(updated=timestamp))
-        self.derive(number)
+        self._touched.add(number)
         return number
 
     def place(self, market_id: str) -> str:
@@ -70,19 +71,19 @@ class Registry:
     def set_state(self, number: int, state: State) -> None:
         """Replace a market's totals."""
         self._rewind.set(self.states, number, state)
-        self.derive(number)
+        self._touched.add(number)
 
     def set_target(self, number: int, rate: int) -> None:
         """Replace the rate at target of a market's model."""
         self._rewind.set(self.targets, number, rate)
-        self.derive(number)
+        self._touched.add(number)
 
     def set_kind(self, irm: Address, kind: Kind) -> None:
         """What a rate model is known to be; not a matter of one block, so never undone."""
         self.kinds[irm] = kind
         for number, params in self.params.items():
             if params.irm == irm:
-                self.derive(number)
+                self._touched.add(number)
 
     def kind(self, number: int) -> Kind:
         """How a market's rate is known."""
@@ -97,19 +98,30 @@ class Registry:
         """Derive anew what `Rewind.back` touched."""
         for container, key in restored:
             if isinstance(key, int) and (container is self.states or container is self.targets):
-                self.derive(key)
+                self._touched.add(key)
 
-    def derive(self, number: int) -> None:
-        """Keep the screen's view of a market."""
-        self.unread.discard(number)
+    @property
+    def unread(self) -> set[int]:
+        """Markets of which something has to be read before they can be valued."""
+        self.derive()
+        return self._unread
+
+    def derive(self) -> None:
+        """Bring the screen's view of all markets up to date."""
+        for number in self._touched:
+            self._derive(number)
+        self._touched.clear()
+
+    def _derive(self, number: int) -> None:
+        self._unread.discard(number)
         state, params = self.states.get(number), self.params.get(number)
         if state is None or params is None:
             return
         kind = self.kind(number)
         if kind is Kind.UNREAD or (kind is not Kind.NONE and not state.updated):
-            self.unread.add(number)
+            self._unread.add(number)
         if kind is Kind.ADAPTIVE and number not in self.targets:
-            self.unread.add(number)
+            self._unread.add(number)
         self.borrowed.data[number] = float(state.borrow_assets)
         self.supplied.data[number] = float(state.supply_assets)
         self.shares.data[number] = float(state.borrow_shares)

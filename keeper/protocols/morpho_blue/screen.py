@@ -25,12 +25,14 @@ Floats = NDArray[np.float64]
 MARGIN = 1e-9
 RATE_ERROR = 1e-17
 _LEAST_DEBT_PER_SHARE = 4.0 / SHARES_OF_SLACK
+_FEW = 16  # markets that are looked into one by one; when there are more, one sweep over all positions costs less
 _LN_2 = irm.LN_2 / 1e18
 _JUMP = 1e-9  # distance from a jump of the exponential within which both sides are taken
 
 
 def debt_per_share(registry: Registry, views: Views, timestamp: int) -> Floats:
     """Base units of debt per share at `timestamp`, never too low; NaN where the rate is not known."""
+    registry.derive()
     count = len(registry)
     kinds = registry.model.live(count)
     borrowed, shares = registry.borrowed.live(count), registry.shares.live(count)
@@ -48,16 +50,21 @@ def debt_per_share(registry: Registry, views: Views, timestamp: int) -> Floats:
 def lines(registry: Registry, views: Views, timestamp: int) -> Floats:
     """Debt shares per collateral from which on a position of each market may be liquidatable; NaN where unknown."""
     count = len(registry)
-    credit = views.price.live(count) / 1e36 * registry.lltv.live(count)
-    result: Floats = credit / debt_per_share(registry, views, timestamp) * (1.0 - MARGIN)
+    debts = debt_per_share(registry, views, timestamp)
+    result: Floats = views.price.live(count) / 1e36 * registry.lltv.live(count) / debts * (1.0 - MARGIN)
     return result
 
 
 def above(ledger: Ledger, levels: Floats) -> list[int]:
     """Entries whose ratio is not below the level of their market."""
     tops = ledger.tops(len(levels))
+    markets = np.flatnonzero((tops >= levels) & (tops > 0.0))
+    if len(markets) > _FEW:
+        ratios = ledger.ratio.live(ledger.counts[1])
+        everywhere = (ratios >= levels[ledger.market.live(ledger.counts[1])]) & (ratios > 0.0)
+        return [int(entry) for entry in np.flatnonzero(everywhere)]
     found: list[int] = []
-    for market in np.flatnonzero((tops >= levels) & (tops > 0.0)):
+    for market in markets:
         members = ledger.members(int(market))
         ratios = ledger.ratio.data[members]
         found += members[(ratios >= levels[market]) & (ratios > 0.0)].tolist()

@@ -30,42 +30,46 @@ class Views:
         self.rates: dict[int, int | None] = {}
         self.price = Column(np.float64)  # by market, NaN where there is none
         self.rate = Column(np.float64)
-        self._asked: tuple[tuple[Address, ...], tuple[int, ...]] = ((), ())
+        self._oracles: tuple[Address, ...] = ()
+        self._markets = np.zeros(0, np.intp)  # whose prices are asked for, and of which oracle
+        self._oracle = np.zeros(0, np.intp)
+        self._models: tuple[int, ...] = ()
 
     def reads(self, registry: Registry, exposed: Sequence[int], further: Iterable[Address]) -> tuple[Read, ...]:
         """The views of one head for these markets and `further` oracles; `take` understands the last ones asked."""
-        oracles = tuple(dict.fromkeys([*(registry.params[n].oracle for n in exposed), *further]))
-        asked = tuple(n for n in exposed if registry.kind(n) is Kind.ASKED)
-        self._asked = (oracles, asked)
-        reads = [Read(oracle, _PRICE) for oracle in oracles]
-        return (
-            *reads,
-            *(rate_read(registry.params[n].irm, registry.params[n], registry.states[n]) for n in asked),
-        )
+        places: dict[Address, int] = {}
+        oracle = [places.setdefault(registry.params[n].oracle, len(places)) for n in exposed]
+        for other in further:
+            places.setdefault(other, len(places))
+        self._oracles = tuple(places)
+        self._markets, self._oracle = np.array(exposed, np.intp), np.array(oracle, np.intp)
+        self._models = tuple(n for n in exposed if registry.kind(n) is Kind.ASKED)
+        rates = (rate_read(registry.params[n].irm, registry.params[n], registry.states[n]) for n in self._models)
+        return (*(Read(each, _PRICE) for each in self._oracles), *rates)
 
     def take(self, registry: Registry, answers: Sequence[bytes | None]) -> None:
         """Take the answers; everything that was not asked for is forgotten."""
-        oracles, asked = self._asked
-        if len(answers) != len(oracles) + len(asked):
-            raise BadData(f"{len(answers)} answers were given to {len(oracles) + len(asked)} questions")
-        self.prices = {o: _number(a, _MOST) for o, a in zip(oracles, answers, strict=False)}
-        self.rates = {n: _number(a, _MOST_RATE, zero=True) for n, a in zip(asked, answers[len(oracles) :], strict=True)}
-        self.derive(registry)
-
-    def derive(self, registry: Registry) -> None:
-        """Keep the screen's view."""
+        oracles, models = self._oracles, self._models
+        if len(answers) != len(oracles) + len(models):
+            raise BadData(f"{len(answers)} answers were given to {len(oracles) + len(models)} questions")
+        prices = [_number(answer, _MOST) for answer in answers[: len(oracles)]]
+        rates = [_number(answer, _MOST_RATE, zero=True) for answer in answers[len(oracles) :]]
+        self.prices = dict(zip(oracles, prices, strict=True))
+        self.rates = dict(zip(models, rates, strict=True))
         count = len(registry)
         for column in (self.price, self.rate):
             column.reserve(count)
-        prices, rates = np.full(count, np.nan), np.full(count, np.nan)
-        for number, params in registry.params.items():
-            price = self.prices.get(params.oracle)
-            if price:
-                prices[number] = float(price)
+            column.data[:count] = np.nan
+        if prices:
+            values = np.array([np.nan if price is None else float(price) for price in prices])
+            self.price.data[self._markets] = values[self._oracle]
         for number, rate in self.rates.items():
-            if rate is not None:
-                rates[number] = float(rate)
-        self.price.data[:count], self.rate.data[:count] = prices, rates
+            self.rate.data[number] = np.nan if rate is None else float(rate)
+
+    def silent(self) -> list[int]:
+        """Markets whose price or rate was asked for and did not come."""
+        bad: list[int] = self._markets[np.isnan(self.price.data[self._markets])].tolist()
+        return bad + [number for number, rate in self.rates.items() if rate is None and number not in bad]
 
 
 def _number(answer: bytes | None, limit: int, *, zero: bool = False) -> int | None:
