@@ -189,8 +189,8 @@ class Ledger:
         markets = self.market.live(self.counts[1])
         order = np.argsort(markets, kind="stable")
         starts = np.flatnonzero(np.diff(markets[order], prepend=-1))
-        for first, last in zip(starts, [*starts[1:], len(order)], strict=True):
-            yield int(markets[order[first]]), order[first:last]
+        for members in np.split(order, starts[1:]) if len(order) else ():
+            yield int(markets[members[0]]), members
 
     def name(self, entry: int) -> Address:
         """Whose entry it is."""
