@@ -108,8 +108,8 @@ def deploy_comet(actors: Actors, model: Path, name: str = "comet", spec: CometSp
     return CometMarket(name, comet, start, spec)
 
 
-def deploy_implementation(actors: Actors, model: Path, spec: CometSpec) -> Address:
-    """The code and parameters a proxy can be upgraded to."""
+def deploy_implementation(actors: Actors, model: Path, spec: CometSpec, contract: str = "CometModel") -> Address:
+    """The code and parameters a proxy can be upgraded to; `contract` has the constructor of `CometModel`."""
     world, contracts = actors.world, comet_contracts(model)
     assets = _create(
         actors,
@@ -121,7 +121,7 @@ def deploy_implementation(actors: Actors, model: Path, spec: CometSpec) -> Addre
     unit = 10 ** SPECS[spec.base].decimals
     return _create(
         actors,
-        contracts["CometModel"],
+        contracts[contract],
         world.tokens[spec.base].address,
         world.feeds[spec.base].proxy,
         assets,

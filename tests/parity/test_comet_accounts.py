@@ -52,7 +52,7 @@ async def run(chain: Fork, client: NodeClient, which: str, *, users: int, operat
     checked = absorbable = 0
     for number in range(operations // every):
         if number % 2:
-            crowd.lever(6)
+            crowd.lever(12)
             crowd.shake(0.3)
         if number % 5 == 4:
             crowd.govern()
@@ -61,6 +61,9 @@ async def run(chain: Fork, client: NodeClient, which: str, *, users: int, operat
         crowd.weak = [a.borrower for a in following.book.accounts(now) if a.health_factor < WAD]
         absorbable += len(crowd.weak)
         assert set(crowd.weak) <= set(following.book.screen(now)), "the screen let a liquidatable account slip"
+        if number % 2:
+            crowd.reopen()
+            await following.follow()
         for _ in crowd.blocks(every):
             if crowd.random.random() < 0.8:  # otherwise the book is given several blocks at once
                 await following.follow()

@@ -270,6 +270,21 @@ async def test_an_upgrade_is_noticed(fork: Fork, driver: CometDriver) -> None:
     assert driver.differences([ALICE, BOB, CAROL, RIVAL]) == []
 
 
+async def test_unknown_rules_are_only_looked_at(fork: Fork, driver: CometDriver) -> None:
+    """An implementation that absorbs accounts in part makes the market read-only, and a person is told once."""
+    fall(fork)
+    other = comet.deploy_implementation(fork.actors, MODEL, USDC_MARKET, "CometModelPartial")
+    fork.actors.send(RIVAL, driver.market.comet, "upgradeTo(address)", other)
+    head = await driver.follow()
+    assert driver.book.read_only
+    assert not trusted(driver)
+    assert "read-only" in driver.book.status.reason
+    assert BOB in driver.book.screen(head.timestamp + 12)
+    fork.actors.send(RIVAL, driver.market.comet, "upgradeTo(address)", other)
+    await driver.follow()
+    assert [name for name, _ in driver.alerts.seen].count("unknown_rules") == 1
+
+
 async def test_an_account_that_only_accrual_makes_liquidatable(fork: Fork, driver: CometDriver) -> None:
     """`isLiquidatable` judges by the stored index and says no; the book judges as `absorb` does, which succeeds."""
     debt = comet.open_account(fork.actors, driver.market, CAROL, {"WETH": 10 * ETHER}, 1_100, TODAY)

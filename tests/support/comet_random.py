@@ -63,6 +63,16 @@ class CometCrowd:
             for user in self.random.sample(self.users, min(users, len(self.users))):
                 self._borrow(user, 0.99)
 
+    def reopen(self) -> None:
+        """Lift every pause, and liquidate somebody who can be."""
+        with self.actors.block():
+            self._send(self.buyer, "pause(bool,bool,bool,bool,bool)", *[False] * 5)
+        for name, act in (("absorb", self._absorb), ("buy", self._buy)) if self.weak else ():
+            with self.actors.block(strict=False) as receipts:
+                act()
+            self.tried[name] += 1
+            self.done[name] += all(int(receipt["status"], 16) for receipt in receipts)
+
     def step(self, operations: int) -> None:
         """Do this many random operations, several to a block."""
         for _ in self.blocks(operations):

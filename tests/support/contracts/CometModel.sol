@@ -563,3 +563,20 @@ contract CometModel {
         if (!done || (answer.length != 0 && !abi.decode(answer, (bool)))) revert TransferOutFailed();
     }
 }
+
+/// Looks like an implementation that absorbs accounts in part, which is told by its target health factor. It does not.
+contract CometModelPartial is CometModel {
+    constructor(
+        address base,
+        address feed,
+        CometModelAssets list,
+        uint64[8] memory rates,
+        uint256 frontFactor,
+        uint256 borrowMin,
+        uint256 target
+    ) CometModel(base, feed, list, rates, frontFactor, borrowMin, target) {}
+
+    function healthFactor(address) external pure returns (uint256) {
+        return 1e18;
+    }
+}
