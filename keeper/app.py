@@ -67,7 +67,7 @@ async def run(config: Config, redactor: Redactor, *, live: bool, once: bool) -> 
         async with (
             assemble(config, live=live, watching=True) as parts,
             telling(parts, redactor) as bulletin,
-            _desk(parts) as (journal, submitter),
+            _desk(parts, redactor) as (journal, submitter),
         ):
             registry = parts.metrics.registry
             server = Server(parts.vitals, registry, redactor, host=config.ops.http_host, port=config.ops.http_port)
@@ -171,11 +171,12 @@ def _provider(parts: Assembly) -> str | None:
 
 
 @asynccontextmanager
-async def _desk(parts: Assembly) -> AsyncIterator[tuple[Journal, Submitter]]:
+async def _desk(parts: Assembly, redactor: Redactor | None = None) -> AsyncIterator[tuple[Journal, Submitter]]:
     """The journal, reconciled with the chain before anything else, and who takes orders."""
     config = parts.config
     path = journal_path(config.data_dir, config.chain.id, parts.mode)
-    journal = await Journal.open(path, config.chain.id, parts.mode)
+    redactor = redactor or Redactor(config.secrets())
+    journal = await Journal.open(path, config.chain.id, parts.mode, mask=redactor.text)
     open_ = AsyncExitStack()
     open_.push_async_callback(journal.close)
     async with open_:

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 from keeper.chain.connection import masked
 from keeper.chain.refusals import Unanswered
@@ -21,7 +22,7 @@ from keeper.model import Address, address
 log = structlog.get_logger(__name__)
 
 _SILENCE = 60.0  # seconds without a line, pings included, after which the stream is taken for dead
-_LINE = 1 << 20  # bytes of the longest line
+_LINE = 1 << 20  # bytes of the longest line, and of the longest event
 
 
 class HintStream:
@@ -47,7 +48,7 @@ class HintStream:
                 reason = "it was closed"
             except TimeoutError:
                 reason = f"nothing came for {self._silence:g} s"
-            except (aiohttp.ClientError, OSError, ValueError) as error:
+            except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
                 reason = type(error).__name__  # its text may repeat the URL
             log.info("hint_stream_lost", stream=self._label, reason=reason, seconds=pause)
             await asyncio.sleep(pause)
@@ -55,20 +56,25 @@ class HintStream:
 
     async def _events(self) -> AsyncIterator[Mapping[str, Any]]:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self._silence)
-        headers = {"Accept": "text/event-stream"}
+        # Not compressed: a few bytes could become any number of them.
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
         async with (
-            aiohttp.ClientSession(timeout=timeout, read_bufsize=_LINE) as session,
+            aiohttp.ClientSession(timeout=timeout, read_bufsize=_LINE, auto_decompress=False) as session,
             session.get(self._url.reveal(), headers=headers) as response,
         ):
             response.raise_for_status()
             data: list[bytes] = []
+            size = 0
             async for line in response.content:
                 text = line.rstrip(b"\r\n")
                 if text.startswith(b"data:"):
                     data.append(text[5:].strip())
+                    size += len(line)
+                    if size > _LINE:
+                        raise ValueError("an event without end")
                 elif not text and data:  # an empty line ends an event; comments and other fields say nothing
                     found = _json(b"\n".join(data))
-                    data = []
+                    data, size = [], 0
                     if isinstance(found, dict):
                         yield found
 

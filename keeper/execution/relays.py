@@ -210,7 +210,11 @@ class Relay:
 
     async def _ask(self, method: str, params: Any) -> Any:
         body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": [params]})
-        headers = {"Content-Type": "application/json", HEADER: self._key.header(body)}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # a few compressed bytes could become any number of them
+            HEADER: self._key.header(body),
+        }
         try:
             async with self._session.post(
                 self._url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False
@@ -275,7 +279,7 @@ class Relays:
         self.each: tuple[Relay, ...] = ()
 
     async def __aenter__(self) -> Self:
-        self._session = session = aiohttp.ClientSession()
+        self._session = session = aiohttp.ClientSession(auto_decompress=False)
         self.each = tuple(
             Relay(
                 s.name,

@@ -7,15 +7,17 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from keeper.errors import ConfigError, Halt
 from keeper.journal import attempts, file, rivals
 from keeper.journal.decisions import Decisions
-from keeper.model import Address, Attempt, Decision, Head, Order, Signed, Verdict
+from keeper.model import Address, Attempt, Decision, Head, Order, Signed, Skip, Verdict
 
 T = TypeVar("T")
+Mask = Callable[[str], str]
 
 
 def journal_path(directory: Path, chain_id: int, mode: str) -> Path:
@@ -34,8 +36,11 @@ class Journal:
     returns. Any failure to write raises `Halt`: what cannot be written must not be sent.
     """
 
-    def __init__(self, path: Path, lock: file.Lock, pool: ThreadPoolExecutor, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, path: Path, lock: file.Lock, pool: ThreadPoolExecutor, clock: Callable[[], int], mask: Mask
+    ) -> None:
         self.path = path
+        self._mask = mask
         self._lock = lock
         self._pool = pool
         self._clock = clock
@@ -44,22 +49,39 @@ class Journal:
 
     @classmethod
     async def open(
-        cls, path: Path, chain_id: int, mode: str, clock: Callable[[], int] = lambda: int(time.time())
+        cls,
+        path: Path,
+        chain_id: int,
+        mode: str,
+        clock: Callable[[], int] = lambda: int(time.time()),
+        mask: Mask = str,
     ) -> Journal:
         """Open for writing, creating the file if there is none; `mode` is ``dry`` or ``live``.
+
+        `mask` takes secrets out of what others said and is written down: a node may repeat the key it was called with.
 
         Raises ConfigError, leaving the file as it is, when it is foreign, damaged, of another chain or mode, of a
         newer schema, being written to by another process, or cannot be opened.
         """
         pool = ThreadPoolExecutor(1, thread_name_prefix="journal")
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, cls._open, path, chain_id, mode, pool, clock)
+            return await asyncio.get_running_loop().run_in_executor(
+                pool, cls._open, path, chain_id, mode, pool, clock, mask
+            )
         except BaseException:
             pool.shutdown(wait=False)
             raise
 
     @classmethod
-    def _open(cls, path: Path, chain_id: int, mode: str, pool: ThreadPoolExecutor, clock: Callable[[], int]) -> Journal:
+    def _open(
+        cls,
+        path: Path,
+        chain_id: int,
+        mode: str,
+        pool: ThreadPoolExecutor,
+        clock: Callable[[], int],
+        mask: Mask,
+    ) -> Journal:
         file.check(path, chain_id, mode)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +92,7 @@ class Journal:
             ) from error
         try:
             file.check(path, chain_id, mode)  # again: it may have been created before we had the lock
-            journal = cls(path, lock, pool, clock)
+            journal = cls(path, lock, pool, clock, mask)
             journal._db = file.connect(path, chain_id, mode)
             journal._decisions = Decisions(journal._db)
         except BaseException:
@@ -90,7 +112,8 @@ class Journal:
 
     async def record_pass(self, head: Head, decisions: Sequence[Decision]) -> None:
         """Every liquidatable position of the pass at `head`; raises ValueError when one of them appears twice."""
-        await self._write(lambda at: self._decisions.record(head, decisions, at))
+        masked = [d if d.skip is None else replace(d, skip=self._hide(d.skip)) for d in decisions]
+        await self._write(lambda at: self._decisions.record(head, masked, at))
 
     async def intend(self, order: Order, signer: Address, nonce: int) -> Attempt:
         """Pin `nonce` for `order`."""
@@ -110,8 +133,18 @@ class Journal:
 
     async def record(self, verdicts: Sequence[Verdict]) -> None:
         """Apply what the chain says about attempts, all or none."""
-        if verdicts:
-            await self._write(lambda at: attempts.apply(self._db, verdicts, at))
+        masked = [self._hide_in(verdict) for verdict in verdicts]
+        if masked:
+            await self._write(lambda at: attempts.apply(self._db, masked, at))
+
+    def _hide(self, skip: Skip) -> Skip:
+        return replace(skip, detail=self._mask(skip.detail))
+
+    def _hide_in(self, verdict: Verdict) -> Verdict:
+        outcome = verdict.outcome
+        if outcome is not None and outcome.revert is not None:
+            outcome = replace(outcome, revert=self._mask(outcome.revert))
+        return replace(verdict, detail=self._mask(verdict.detail), outcome=outcome)
 
     async def unsettled(self) -> list[Attempt]:
         """Attempts not closed yet, by signer and nonce."""

@@ -150,7 +150,8 @@ class Control:
 
     async def _say(self, writer: asyncio.StreamWriter, answer: Mapping[str, Any]) -> None:
         writer.write(orjson.dumps(self._redactor.value(dict(answer)), option=orjson.OPT_APPEND_NEWLINE))
-        await writer.drain()
+        async with asyncio.timeout(_IDLE):  # who asks and does not listen must not hold a place for ever
+            await writer.drain()
 
 
 class Caller:

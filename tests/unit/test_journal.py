@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from keeper.errors import Halt
+from keeper.execution.lane import PRIVATE
 from keeper.journal import Journal, queries
 from keeper.journal import decisions as decisions_module
 from keeper.journal.attempts import OCCUPYING, TRANSITIONS
@@ -28,6 +29,7 @@ from keeper.model import (
     TxKind,
     Verdict,
 )
+from keeper.ops.redact import Redactor
 from tests.support.execution_chain import ME, Chain, an_order
 
 pytestmark = pytest.mark.unit
@@ -292,3 +294,28 @@ async def test_the_index_is_what_the_code_says(journal: Journal) -> None:
 
     text = await journal.ask(sql)
     assert {state for state in S if f"'{state}'" in text} == OCCUPYING
+
+
+@pytest.fixture
+def contents(tmp_path: Path) -> Callable[[], bytes]:
+    """Every byte of every file there."""
+    return lambda: b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+async def test_what_others_say_is_masked(tmp_path: Path, contents: Callable[[], bytes]) -> None:
+    """A node that repeats its key in what it says leaves none in the file; what is parsed again stays whole."""
+    secret = "key-in-a-url-0123456789"
+    path = tmp_path / "masked.sqlite3"
+    journal = await Journal.open(path, 1, "live", mask=Redactor([secret]).text)
+    terms = f"{PRIVATE} 107 behind 0x{'ab' * 32}"
+    for number, (state, said) in enumerate(((S.SIGNED, terms), (S.DROPPED, secret), (S.REVERTED, f"why: {secret}"))):
+        key = f"0x{number + 1:064x}"
+        await journal.intend(an_order(HEAD, bytes(20), key), ME, number)
+        await journal.signed(key, a_tx(number, mark=number))
+        outcome = replace(an_outcome(state, key, gain=0), revert=said) if state is S.REVERTED else None
+        await journal.record([Verdict(key, state, said, 105, outcome)])
+    await journal.record_pass(at(10), [replace(skip(1), skip=Skip(SkipReason.NO_ROUTE, f"says {secret}"))])
+    details = [attempt.detail for attempt in await journal.unsettled()]
+    await journal.close()
+    assert details[0] == terms
+    assert secret.encode() not in contents()
