@@ -23,6 +23,11 @@ class Opportunity:
     liquidation: Liquidation | None = None  # with a plan
 
     @property
+    def key(self) -> tuple[str, Address]:
+        """The position: market and borrower."""
+        return self.position.market, self.position.account.borrower
+
+    @property
     def skip(self) -> Skip | None:
         """Why it is left alone; None when it is to be proved."""
         closed = first_closed(self.gates)
@@ -44,13 +49,14 @@ class Appraiser:
     sources: Sequence[FlashSource]
     sequencer: UptimeFeed | None = None  # where the chain has one
 
-    def learn(self, position: Position, proof: Proof | None, attempt_id: str | None, now: int) -> None:
-        """What became of a position that was to be proved; `now` in Unix seconds."""
-        market, account = position.market, position.account
-        if attempt_id is not None:
-            self.cooldowns.sent(attempt_id, market, account.borrower, account.health_factor)
-        elif proof is not None and proof.skip is not None and proof.simulation is not None and not proof.simulation.ok:
-            self.cooldowns.unproved(market, account.borrower, account.health_factor, proof.skip.detail, now)
+    def learn(self, positions: Sequence[Position], proof: Proof, attempt_id: str | None, now: int) -> None:
+        """What became of positions that one transaction was to take; `now` in Unix seconds."""
+        for position in positions:
+            market, account = position.market, position.account
+            if attempt_id is not None:
+                self.cooldowns.sent(attempt_id, market, account.borrower, account.health_factor)
+            elif proof.skip is not None and proof.simulation is not None and not proof.simulation.ok:
+                self.cooldowns.unproved(market, account.borrower, account.health_factor, proof.skip.detail, now)
 
     def consider(
         self,

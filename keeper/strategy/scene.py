@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from keeper.model import OWN_CALLBACK, Address, FeeQuote, Handle, market_of
+from keeper.model import OWN_CALLBACK, Address, FeeQuote, Handle, Head, market_of
 from keeper.ports import Book, Pair, Position, Quoter
 from keeper.strategy.opportunity import Appraiser, Opportunity
 from keeper.strategy.wake import Wake
@@ -22,6 +22,7 @@ class Scene:
     books: Mapping[str, Book]
     quoter: Quoter
     fees: FeeQuote
+    head: Head
     timestamp: int
     now: int
     in_flight: Callable[[str, Address], bool]

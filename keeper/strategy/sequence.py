@@ -138,7 +138,7 @@ class Sequence:
         covers: dict[int, list[Opportunity]] = {}
         chosen = {id(made.opportunity) for _, made, _ in run.made} | {id(self._open[index]) for index, _, _ in run.made}
         for one in self._found:
-            owner = run.owners.get(_key(one))
+            owner = run.owners.get(one.key)
             if owner is not None and id(one) not in chosen:
                 covers.setdefault(owner, []).append(one)
         return tuple(
@@ -153,7 +153,7 @@ class Sequence:
         run = self._best
         ended = {id(self._open[index]): self._end(index, made, why) for index, (made, why) in run.ended.items()}
         closed = [(one, one.skip) for one in self._found if one.skip is not None and id(one) not in ended]
-        return tuple(item for item in (*closed, *ended.values()) if _key(item[0]) not in run.owners)
+        return tuple(item for item in (*closed, *ended.values()) if item[0].key not in run.owners)
 
     def steps(self) -> Iterator[None]:
         """Do the work; after each plan made anew others may have a turn."""
@@ -197,7 +197,7 @@ class Sequence:
     def _serve(self, run: _Run, index: int, waiting: dict[int, _Made], heap: list[_Order]) -> Iterator[None]:
         """Take the plan, or let the position end, or wait again with a plan of another net."""
         before = waiting.pop(index)
-        if _key(self._open[index]) in run.owners:
+        if self._open[index].key in run.owners:
             return
         made = yield from self._look(run, index, before)
         if made is None or made.plan is None:
@@ -212,7 +212,7 @@ class Sequence:
     def _favour(self, run: _Run, plan: Plan, waiting: dict[int, _Made], heap: list[_Order]) -> Iterator[None]:
         """Those for whom `plan`, just taken, has made things better, by their new nets."""
         for index, before in list(waiting.items()):
-            if _key(self._open[index]) in run.owners or not _favoured(self._open[index], before.plan, plan):
+            if self._open[index].key in run.owners or not _favoured(self._open[index], before.plan, plan):
                 continue
             made = yield from self._look(run, index, before)
             if made is not None and made.plan is not None and made is not before:
@@ -259,20 +259,17 @@ class Sequence:
         alone, again, before = self._open[index], made.opportunity, self._known[index][0]
         if again is alone and alone.skip is not None:
             return alone, alone.skip
-        needs = [made.needs, before.needs]
         better = next(
-            plan for _, other, plan in self._best.made if any(n.moved(other.needs) or n.shares(other.needs) for n in needs)
+            plan
+            for _, other, plan in self._best.made
+            if any(needs.moved(other.needs) or needs.shares(other.needs) for needs in (made.needs, before.needs))
         )
-        first, net = f"the plan for {better.borrower} in {better.market}", 0 if before.plan is None else before.plan.net
+        first, net = f"the plan for {better.borrower} in {better.market}", before.plan.net if before.plan else 0
         if again is not None and again.skip is not None:
             numbers = {**again.skip.numbers, "net_alone": net, "better_net": better.net}
             return again, Skip(again.skip.reason, f"behind {first}: {again.skip.detail}", numbers)
         text = f"nets {native(net)} native alone, but {first}, which nets {native(better.net)}, comes first: {why}"
         return alone, Skip(SkipReason.SUPERSEDED, text, {"net": net, "better_net": better.net})
-
-
-def _key(one: Opportunity) -> Key:
-    return one.position.market, one.position.account.borrower
 
 
 def _order(made: _Made, index: int) -> _Order:
@@ -284,21 +281,20 @@ def _needs(one: Opportunity) -> Needs:
     """What the plan needs; for a position without one, whatever anybody trades."""
     if one.choice.plan is not None:
         return Needs.of(one.choice.plan)
-    return Needs(frozenset(), None, frozenset(), frozenset({_key(one)}), anything=True)
+    return Needs(frozenset(), None, frozenset(), frozenset({one.key}), anything=True)
 
 
 def _hopeful(found: Several[Opportunity]) -> list[Opportunity]:
     """Those that do not pay alone though their bonus would pay for the gas, the nearest first."""
 
-    def near(one: Opportunity) -> bool:
+    near: list[tuple[int, int]] = []
+    for place, one in enumerate(found):
         skip = one.choice.skip
-        if skip is None or skip.reason is not SkipReason.UNPROFITABLE:
-            return False
-        return skip.numbers.get("bonus", 0) > skip.numbers.get("gas_cost", 0)
-
-    return sorted(filter(near, found), key=lambda one: -(one.choice.skip.numbers.get("net", 0) if one.choice.skip else 0))[
-        :HOPEFUL
-    ]
+        if skip is not None and skip.reason is SkipReason.UNPROFITABLE:
+            numbers = skip.numbers
+            if numbers.get("bonus", 0) > numbers.get("gas_cost", 0):
+                near.append((-numbers.get("net", 0), place))
+    return [found[place] for _, place in sorted(near)[:HOPEFUL]]
 
 
 def _favoured(one: Opportunity, plan: Plan | None, by: Plan) -> bool:

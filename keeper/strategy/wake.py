@@ -42,23 +42,20 @@ class Wake:
                 for path in route.paths:
                     for hop in path.hops:
                         taken[hop.pool, hop.token_out] += hop.amount_out
-        return [_Drained(source, taken, seized) for source in self.sources]
+        return [_Drained(source.name, source, taken, seized) for source in self.sources]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Drained:
     """A flash source that must have more than it lends by what left it: out of a pool, or seized out of a market.
 
     A market's own lender cannot be told from another by a plan, so what was seized of a token counts against them all.
     """
 
+    name: str
     inner: FlashSource
     taken: Mapping[tuple[Address, Address], int]  # pool and token -> base units
     seized: Mapping[Address, int]
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
 
     def offers(self, token: Address, amount: int) -> tuple[FlashOffer, ...]:
         return tuple(offer for offer in self.inner.offers(token, amount) if self._has(offer))
