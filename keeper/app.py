@@ -50,6 +50,7 @@ from keeper.ports import Book, Job, Submitter
 from keeper.replacing import Patience, Replacing
 from keeper.safety import Safety
 from keeper.stops import limits, recall
+from keeper.strategy.turns import Ordering
 from keeper.watch import Watch
 
 __all__ = ["check_words", "demo", "deploy", "devchain", "doctor", "explain", "report", "run", "scan"]
@@ -159,6 +160,12 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         observer=Several(observer, parts.rivals, bulletin),
         safeguards=safety,
         clock=lambda: int(time.time()),
+        ordering=Ordering(
+            renewals=parts.config.strategy.renewals,
+            items=parts.config.strategy.batch_items,
+            risk_bps=parts.config.strategy.batch_risk_bps,
+            max_repaid=parts.config.strategy.max_exposure,
+        ),
         review=_replacing(parts, journal, submitter, safety).review if isinstance(submitter, LiveSubmitter) else None,
     )
     return engine_for(parts, wired)

@@ -221,7 +221,7 @@ class _Scout(Engine):
                     found.append(one)
                     await asyncio.sleep(0)
         # Each is proved alone behind the update, so none may count on another: no plan is made anew.
-        proved, skipped = await self._prove(found, scene, Ordering(renewals=0))
+        proved, skipped = await self._prove(found, scene, Ordering(renewals=0, items=1))
         for opportunity, skip in [*skipped, *((turn.items[0], proof.skip) for turn, proof in proved if proof.skip)]:
             account = opportunity.position.account
             log.info("backrun.skipped", borrower=account.borrower, reason=skip.reason, detail=skip.detail)

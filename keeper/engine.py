@@ -174,7 +174,7 @@ class Engine:
         sequence = Order(found, scene, ordering.renewals)
         for _ in sequence.steps():
             await asyncio.sleep(0)
-        taken = turns(sequence.taken)
+        taken = turns(sequence.taken, ordering)
         proofs = await self.parts.prover.prove([turn.job for turn in taken], scene.head, scene.fees)
         return list(zip(taken, proofs, strict=True)), sequence.skipped
 
