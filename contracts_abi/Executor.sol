@@ -33,6 +33,9 @@ interface IPairV2 {
 ///     patch    offset:3  amount; at offset 0xffffff the amount is the native coin sent along
 ///     approve  (kind 2)  token:20  spender:20  amount
 ///     transfer (kind 3)  token:20  to:20  amount
+///     item     (kind 4)  target:20  index:1  minimum:32  maximum:32  token:20  growth:32  length:2  data  program
+///              a guard as in `Guard`, and a program that is left out when it does not hold; else the balance of `token`
+///              must have grown by `growth` when it has run
 ///     keep     (kind 5)  key:32  word:1    remembers a word of the answer of the call that is the step before
 ///     amount   source:1  token:20  index:1  value:32
 ///              the top bit of `source` negates the number (two's complement)
@@ -107,7 +110,8 @@ contract Executor {
     error OutsideExecution();
     error UnexpectedCallback(address sender);
     error AlteredProgram();
-    /// @notice Step `index` of the program that ran in this call failed for `reason`, itself an encoded error.
+    /// @notice Step `index` of the program that ran in this call failed for `reason`, itself an encoded error. For a
+    /// step of an item, the item's own place, counted from one, stands above the lowest 16 bits.
     error StepFailed(uint256 index, bytes reason);
     // Reasons of StepFailed that are the executor's own.
     error BadProgram();
@@ -117,10 +121,13 @@ contract Executor {
     error BalanceTooLow(address token, uint256 balance, uint256 keep);
     error NoSuchWord(uint256 index);
     error TokenRefused(address token, bytes answer);
+    /// @notice The program of an item has run and brought less than it had to.
+    error GrowthTooLow(uint256 growth, uint256 minimum);
 
     uint256 private constant CALL = 1;
     uint256 private constant APPROVE = 2;
     uint256 private constant TRANSFER = 3;
+    uint256 private constant ITEM = 4;
     uint256 private constant KEEP = 5;
 
     uint256 private constant LITERAL = 0;
@@ -135,6 +142,7 @@ contract Executor {
     uint256 private constant AMOUNT_BYTES = 54;
     uint256 private constant PATCH_BYTES = 57;
     uint256 private constant KEEP_BYTES = 33;
+    uint256 private constant ITEM_BYTES = 139;
     uint256 private constant AS_VALUE = 0xffffff;
     uint256 private constant BPS = 10_000;
 
@@ -188,11 +196,14 @@ contract Executor {
         if (paused) revert ExecutionPaused();
         if (_tload(LOCK) != 0) revert Reentered();
         if (block.timestamp > settlement.deadline) revert Expired();
-        for (uint256 i; i < guards.length; ++i) _check(guards[i]);
+        for (uint256 i; i < guards.length; ++i) {
+            Guard calldata guard = guards[i];
+            if (!_holds(guard.target, guard.index, guard.minimum, guard.maximum, guard.data)) revert Gone();
+        }
 
         _tstore(LOCK, 1);
         uint256 start = IERC20(settlement.profitToken).balanceOf(address(this));
-        _run(program);
+        _run(program, 0);
         _revokeApprovals();
         gain = _settle(settlement, start);
         _tstore(LOCK, 0);
@@ -219,7 +230,7 @@ contract Executor {
                 mstore(add(add(answer, 32), i), part)
             }
         }
-        _run(program);
+        _run(program, 0);
     }
 
     /// @notice Native coin comes only from unwrapping inside an execution.
@@ -281,16 +292,19 @@ contract Executor {
 
     // -------------------------------------------------------------------------------------- before and after
 
-    function _check(Guard calldata guard) private view {
-        (bool ok, bytes memory answer) = guard.target.staticcall(guard.data);
-        // A view that fails or answers too little vouches for nothing.
-        if (!ok || guard.index >= answer.length / 32) revert Gone();
+    /// @dev A view that fails or answers too little vouches for nothing.
+    function _holds(address target, uint256 index, uint256 minimum, uint256 maximum, bytes calldata data)
+        private
+        view
+        returns (bool)
+    {
+        (bool ok, bytes memory answer) = target.staticcall(data);
+        if (!ok || index >= answer.length / 32) return false;
         uint256 found;
-        uint256 index = guard.index;
         assembly ("memory-safe") {
             found := mload(add(add(answer, 32), mul(index, 32)))
         }
-        if (found < guard.minimum || found > guard.maximum) revert Gone();
+        return found >= minimum && found <= maximum;
     }
 
     /// @dev Whatever the program did, no allowance given by an approve step outlives the execution.
@@ -345,9 +359,10 @@ contract Executor {
 
     // ---------------------------------------------------------------------------------------------- the language
 
-    function _run(bytes calldata program) private {
+    /// @dev `index` is what the first step is called when it fails.
+    function _run(bytes calldata program, uint256 index) private {
         uint256 at;
-        for (uint256 index; at < program.length; ++index) {
+        for (; at < program.length; ++index) {
             uint256 head = _word(program, at);
             uint256 size = uint24(head >> 224);
             at += 4;
@@ -377,9 +392,29 @@ contract Executor {
                 ? _tokenCall(first, abi.encodeCall(IERC20.transfer, (second, amount)))
                 : _approve(first, second, amount);
             if (!ok) _fail(index, abi.encodeWithSelector(TokenRefused.selector, first, _returned()));
+        } else if (kind == ITEM) {
+            _item(index, first, body);
         } else {
             _fail(index, abi.encodeWithSelector(BadProgram.selector));
         }
+    }
+
+    /// @dev Runs in this very frame: a program inside an item may do what any program may, and no more.
+    function _item(uint256 index, address target, bytes calldata body) private {
+        uint256 length = uint16(_word(body, 137) >> 240);
+        if (ITEM_BYTES + length > body.length) _fail(index, abi.encodeWithSelector(BadProgram.selector));
+        address token = _address(body, 85);
+        if (token == address(this)) _fail(index, abi.encodeWithSelector(SelfCall.selector));
+        if (token.code.length == 0) _fail(index, abi.encodeWithSelector(NoCode.selector, token));
+        bytes calldata data = body[ITEM_BYTES:ITEM_BYTES + length];
+        if (!_holds(target, _word(body, 20) >> 248, _word(body, 21), _word(body, 53), data)) return;
+
+        uint256 start = IERC20(token).balanceOf(address(this));
+        _run(body[ITEM_BYTES + length:], (index + 1) << 16);
+        uint256 end = IERC20(token).balanceOf(address(this));
+        uint256 growth = end < start ? 0 : end - start;
+        uint256 minimum = _word(body, 105);
+        if (growth < minimum) _fail(index, abi.encodeWithSelector(GrowthTooLow.selector, growth, minimum));
     }
 
     function _call(uint256 index, address target, bytes calldata body) private {

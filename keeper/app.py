@@ -46,10 +46,11 @@ from keeper.ops.redact import Redactor
 from keeper.ops.relay_metrics import RelayMetrics
 from keeper.ops.signals import stop_event
 from keeper.ops.views import DemoView, ExplainView, GateRow, ScanRow, ScanView
-from keeper.ports import Book, Submitter
+from keeper.ports import Book, Job, Submitter
 from keeper.replacing import Patience, Replacing
 from keeper.safety import Safety
 from keeper.stops import limits, recall
+from keeper.strategy.turns import Ordering
 from keeper.watch import Watch
 
 __all__ = ["check_words", "demo", "deploy", "devchain", "doctor", "explain", "report", "run", "scan"]
@@ -139,7 +140,7 @@ def _replacing(parts: Assembly, journal: Journal, submitter: LiveSubmitter, safe
     def count(what: str) -> None:
         parts.metrics.replacements.labels(what).inc()
 
-    return Replacing(journal, submitter.lanes, parts.prover, safety, parts.books, patience, parts.block_time, count)
+    return Replacing(journal, submitter.lanes, parts.prover, safety, patience, count)
 
 
 def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Safety, bulletin: Bulletin) -> Engine:
@@ -159,6 +160,12 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         observer=Several(observer, parts.rivals, bulletin),
         safeguards=safety,
         clock=lambda: int(time.time()),
+        ordering=Ordering(
+            renewals=parts.config.strategy.renewals,
+            items=parts.config.strategy.batch_items,
+            risk_bps=parts.config.strategy.batch_risk_bps,
+            max_repaid=parts.config.strategy.max_exposure,
+        ),
         review=_replacing(parts, journal, submitter, safety).review if isinstance(submitter, LiveSubmitter) else None,
     )
     return engine_for(parts, wired)
@@ -205,7 +212,7 @@ async def _desk(parts: Assembly, redactor: Redactor | None = None) -> AsyncItera
             cancelling=len(found.cancelling),
         )
         if lanes is None:
-            yield journal, DrySubmitter(parts.client, journal, parts.sender)
+            yield journal, DrySubmitter(parts.client, journal, parts.sender, keeps_order=not config.relays)
         else:
             kind = PrivateSubmitter if config.relays else LiveSubmitter
             yield journal, kind(journal, lanes, tracker)
@@ -269,12 +276,12 @@ async def _explain(
     quoter = parts.quoter(fees, frozenset())
     now, (paused, breaker) = int(time.time()), stopped
     found = parts.appraiser.consider(
-        book, position, quoter, fees, now=now, in_flight=False, paused=paused, breaker=breaker, thorough=True
+        book, position, quoter, fees, now=now, in_flight=lambda _: False, paused=paused, breaker=breaker, thorough=True
     )
     plan, skip, ran = found.choice.plan, found.skip, None
     if plan is not None and found.liquidation is not None:
         # Simulated even when a gate is closed: the person asked.
-        proof = (await parts.prover.prove([(plan, found.liquidation)], head, fees))[0]
+        proof = (await parts.prover.prove([Job(((plan, found.liquidation),))], head, fees))[0]
         ran, skip = proof.simulation, skip or proof.skip
     gates = tuple(GateRow(gate.name, gate.open, gate.detail, gate.numbers) for gate in found.gates)
     return replace(

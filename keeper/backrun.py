@@ -15,9 +15,11 @@ from keeper.errors import BadData, Halt, KeeperError, Transient
 from keeper.execution.bundles import Leader
 from keeper.execution.foresight import Foresight
 from keeper.execution.oracle_updates import Feeds, Repricable, Update
-from keeper.model import Address, Decision, FeeQuote, Head, Order, Plan, Verdict
-from keeper.ports import Book, Client, Liquidation, Proof, Sent, Submitter, Synced
+from keeper.model import Address, Decision, FeeQuote, Head, Order, Verdict
+from keeper.ports import Book, Client, Job, Proof, Sent, Submitter, Synced
 from keeper.strategy.opportunity import Opportunity
+from keeper.strategy.scene import Scene
+from keeper.strategy.turns import Ordering
 
 log = structlog.get_logger("keeper")
 
@@ -28,7 +30,7 @@ class BehindProver(Protocol):
     """A prover that can put another transaction first."""
 
     async def prove_behind(
-        self, first: Mapping[str, str] | None, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote
+        self, first: Mapping[str, str] | None, jobs: Sequence[Job], head: Head, fees: FeeQuote
     ) -> list[Proof]: ...
 
 
@@ -81,9 +83,9 @@ class BackrunEngine(Engine):
                 await self._look_after(self._seen[0].head)
             return decisions
 
-    async def survey(self, synced: Synced, fees: FeeQuote) -> list[Opportunity]:
-        self._seen = synced, fees
-        return await super().survey(synced, fees)
+    async def survey(self, synced: Synced, scene: Scene) -> list[Opportunity]:
+        self._seen = synced, scene.fees
+        return await super().survey(synced, scene)
 
     async def follow(self, updates: AsyncIterator[Update]) -> None:
         """React to each update, until cancelled. A failure of the node ends one reaction, not the following."""
@@ -145,8 +147,8 @@ class BackrunEngine(Engine):
         if not pairs:
             return []
         leader = Leader(update.hash, update.tx.raw if update.tx is not None else None)
-        scout = _Scout(self.parts, self._backruns, leader, None if update.tx is None else call_of(update.tx), pairs)
-        return await scout.act(synced, fees, self._block_time)
+        first = None if update.tx is None else call_of(update.tx)
+        return await _Scout(self.parts, self._backruns, leader, first, pairs, self._block_time).act(synced, fees)
 
     async def _repriced(self, update: Update, synced: Synced) -> list[tuple[Book, Book]]:
         """The books whose prices the update changes, each with itself under the new ones.
@@ -194,51 +196,48 @@ class _Scout(Engine):
         leader: Leader,
         first: Mapping[str, str] | None,
         pairs: Sequence[tuple[Book, Book]],
+        block_time: int,
     ) -> None:
         wired = replace(
             parts,
             prover=_Behind(backruns.prover, first),
             submitter=_Following(parts.submitter, backruns.submitter, leader),
             observer=_Quiet(parts.observer, leader),
+            books=[view for _, view in pairs],
         )
-        super().__init__(wired, block_time=0, audit_every=1, audit_sample=0)
+        super().__init__(wired, block_time=block_time, audit_every=1, audit_sample=0)
         self._pairs = pairs
         self._first = first
         self._foresight, self._most = backruns.foresight, backruns.most
 
-    async def act(self, synced: Synced, fees: FeeQuote, block_time: int) -> list[Decision]:
+    async def act(self, synced: Synced, fees: FeeQuote) -> list[Decision]:
         """The best of them that stand together are sent, the best first."""
-        quoter = self.parts.quoter(fees, synced.behind)
-        timestamp = synced.head.timestamp + block_time
+        scene = self.scene(synced, fees)
+        timestamp = scene.timestamp
         found: list[Opportunity] = []
         for book, view in self._pairs:
             for handle in view.screen(timestamp):
-                position = view.position(handle, timestamp)
-                if position is not None and book.position(handle, timestamp) is None:
-                    found.append(self._consider(view, position, quoter, fees))
+                if book.position(handle, timestamp) is None and (one := scene.look(view, handle)) is not None:
+                    found.append(one)
                     await asyncio.sleep(0)
-        proved = await self._prove(found, synced.head, fees)
-        able = [item for item in proved if item[1] is not None and item[1].order is not None]
-        for opportunity, _, skip in proved:
-            if skip is not None:
-                account = opportunity.position.account
-                log.info("backrun.skipped", borrower=account.borrower, reason=skip.reason, detail=skip.detail)
-        able.sort(key=lambda item: -item[1].order.predicted_net if item[1] and item[1].order else 0)
+        # Each is proved alone behind the update, so none may count on another: no plan is made anew.
+        proved, skipped = await self._prove(found, scene, Ordering(renewals=0, items=1))
+        for opportunity, skip in [*skipped, *((turn.items[0], proof.skip) for turn, proof in proved if proof.skip)]:
+            account = opportunity.position.account
+            log.info("backrun.skipped", borrower=account.borrower, reason=skip.reason, detail=skip.detail)
+        able = [(turn, proof, proof.order) for turn, proof in proved if proof.order is not None]
+        able.sort(key=lambda item: -item[2].predicted_net)
         del able[self._most :]
-        orders = [proof.order for _, proof, _ in able if proof is not None and proof.order is not None]
+        orders = [order for *_, order in able]
         standing = {order.id for order in await self._foresight.standing(self._first, orders, synced.head, timestamp)}
-        decisions: list[Decision] = []
-        for found_one, proof, skip in able:
-            if proof is not None and proof.order is not None and proof.order.id in standing:
-                decisions.append(await self._finish(found_one, proof, skip, None))
-        return decisions
+        return await self._send([(turn, proof) for turn, proof, order in able if order.id in standing], None)
 
 
 class _Behind:
     def __init__(self, inner: BehindProver, first: Mapping[str, str] | None) -> None:
         self._inner, self._first = inner, first
 
-    async def prove(self, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote) -> list[Proof]:
+    async def prove(self, jobs: Sequence[Job], head: Head, fees: FeeQuote) -> list[Proof]:
         return await self._inner.prove_behind(self._first, jobs, head, fees)
 
 
@@ -249,6 +248,10 @@ class _Following:
     @property
     def pending(self) -> int:
         return self._inner.pending
+
+    @property
+    def keeps_order(self) -> bool:
+        return False
 
     async def settle(self, head: Head) -> Sequence[Verdict]:
         return ()

@@ -82,7 +82,7 @@ class Bulletin(Observer):
         self._table = table
         self._live = mode == "live"
         self._clock = clock
-        self._attempts: dict[str, tuple[str, Address]] = {}
+        self._attempts: dict[str, list[tuple[str, Address]]] = {}
         self._trusted: dict[str, bool] = {}
         self._lost: dict[str, int] = {}  # endpoint -> looks in a row at which it was not usable
         self._books: dict[str, Book] = {}
@@ -100,7 +100,7 @@ class Bulletin(Observer):
 
     def decided(self, found: Opportunity, proof: Proof | None, decision: Decision, detail: str) -> None:
         if decision.attempt_id is not None:
-            self._attempts[decision.attempt_id] = (decision.market, decision.borrower)
+            self._attempts.setdefault(decision.attempt_id, []).append((decision.market, decision.borrower))
             if len(self._attempts) > _KEPT:
                 del self._attempts[next(iter(self._attempts))]
 
@@ -108,8 +108,9 @@ class Bulletin(Observer):
         """Money made and attempts lost; a dry run makes and loses none."""
         if not self._live:
             return
-        market, borrower = self._attempts.get(verdict.attempt_id, ("", None))
-        who = f"{checksum(borrower)} in {market}" if borrower is not None else f"attempt {verdict.attempt_id}"
+        positions = self._attempts.get(verdict.attempt_id, [])
+        named = " and ".join(f"{checksum(borrower)} in {market}" for market, borrower in positions)
+        who = named or f"attempt {verdict.attempt_id}"
         outcome = verdict.outcome
         if verdict.state is AttemptState.MINED and outcome is not None:
             self._alerter.alert(

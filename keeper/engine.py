@@ -1,6 +1,6 @@
 """The loop. One pass per head, one pass at a time, the newest head wins:
 
-    advance ─▶ settle ─▶ audit ─▶ survey (screen, plan, gates) ─▶ rank ─▶ prove ─▶ submit ─▶ record
+    advance ─▶ settle ─▶ audit ─▶ survey (screen, plan, gates) ─▶ order ─▶ prove ─▶ send ─▶ record
 
 Everything a pass decides from was read at one block hash. Every liquidatable position ends it in exactly one decision.
 """
@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from keeper.errors import BadData, KeeperError, Transient
-from keeper.model import Decision, FeeQuote, Head, Skip, SkipReason, Verdict
+from keeper.model import Decision, FeeQuote, Head, Skip, Verdict
 from keeper.ports import (
     Book,
     Client,
     Fees,
     Following,
     Mirror,
-    Position,
     Proof,
     Prover,
     Quoter,
@@ -31,7 +30,9 @@ from keeper.ports import (
     Synced,
 )
 from keeper.strategy.opportunity import Appraiser, Opportunity
-from keeper.strategy.rank import rank
+from keeper.strategy.scene import Scene
+from keeper.strategy.sequence import Sequence as Order
+from keeper.strategy.turns import Ordering, Turn, turns, unsendable
 
 
 class Observer(Protocol):
@@ -63,7 +64,8 @@ class Parts:
     observer: Observer
     safeguards: Safeguards
     clock: Callable[[], int]  # Unix seconds
-    review: Callable[[Synced, Sequence[Opportunity], FeeQuote], Awaitable[None]] | None = None  # what is not mined yet
+    review: Callable[[Sequence[Opportunity], Scene], Awaitable[None]] | None = None  # what is not mined yet
+    ordering: Ordering = field(default_factory=Ordering)
 
 
 class Engine:
@@ -101,31 +103,43 @@ class Engine:
     async def step(self, head: Head, stop: asyncio.Event | None = None) -> tuple[Decision, ...]:
         """One pass. With `stop` set nothing more is submitted."""
         parts = self.parts
-        synced = await parts.follower.advance(head)
-        parts.observer.synced(synced)
+        parts.observer.synced(synced := await parts.follower.advance(head))
         await self._settle(synced.head)
         await self._audit(synced)
         fees = await parts.fees.quote(synced.head)
-        found = await self.survey(synced, fees)
-        decisions = [await self._finish(*item, stop) for item in await self._prove(found, synced.head, fees)]
+        scene = self.scene(synced, fees)
+        found = await self.survey(synced, scene)
+        proved, skipped = await self._prove(found, scene, parts.ordering)
+        decisions = await self._send(proved, stop)
+        decisions += [self._decide(one, None, Decision(*one.key, skip)) for one, skip in skipped]
         await parts.recorder.record_pass(synced.head, decisions)
         if parts.review is not None:
-            await parts.review(synced, found, fees)
+            await parts.review(found, scene)
         parts.observer.passed(synced.head)
         return tuple(decisions)
 
-    async def survey(self, synced: Synced, fees: FeeQuote) -> list[Opportunity]:
-        """Every liquidatable position of every market that is at the head, planned and gated."""
-        quoter = self.parts.quoter(fees, synced.behind)
-        timestamp = synced.head.timestamp + self._block_time
+    def scene(self, synced: Synced, fees: FeeQuote) -> Scene:
+        """What every position of this pass is considered with."""
+        parts, head = self.parts, synced.head
+        books = {book.name: book for book in parts.books if book.name not in synced.behind}
+        return Scene(
+            *(parts.appraiser, books, parts.quoter(fees, synced.behind), fees, head, head.timestamp + self._block_time),
+            now=parts.clock(),
+            in_flight=lambda market, borrower: parts.submitter.in_flight(market, borrower, head) is not None,
+            paused=parts.safeguards.paused,
+            breaker=parts.safeguards.breaker,
+        )
+
+    async def survey(self, synced: Synced, scene: Scene) -> list[Opportunity]:
+        """Every liquidatable position of every market that is at the head, planned and gated as if it were alone."""
         everything: list[Opportunity] = []
         for book in self.parts.books:
             usable = book.name not in synced.behind and (book.status.trusted or book.read_only)
             found: list[Opportunity] = []
             try:
-                for handle in book.screen(timestamp) if usable else ():
-                    if (position := book.position(handle, timestamp)) is not None:
-                        found.append(self._consider(book, position, quoter, fees))
+                for handle in book.screen(scene.timestamp) if usable else ():
+                    if (one := scene.look(book, handle)) is not None:
+                        found.append(one)
                         await asyncio.sleep(0)  # probes and heads are served between two plans
             except BadData as error:  # this market is unknown; the others are not
                 found = []
@@ -133,14 +147,6 @@ class Engine:
             self.parts.observer.surveyed(book, found)
             everything += found
         return everything
-
-    def _consider(self, book: Book, position: Position, quoter: Quoter, fees: FeeQuote) -> Opportunity:
-        parts, borrower = self.parts, position.account.borrower
-        in_flight = parts.submitter.in_flight(position.market, borrower, position.head) is not None
-        paused, breaker = parts.safeguards.paused, parts.safeguards.breaker
-        return parts.appraiser.consider(
-            book, position, quoter, fees, now=parts.clock(), in_flight=in_flight, paused=paused, breaker=breaker
-        )
 
     async def _settle(self, head: Head) -> None:
         for verdict in (verdicts := await self.parts.submitter.settle(head)):
@@ -162,38 +168,33 @@ class Engine:
                 self.parts.follower.distrust(mirror.name, difference.detail)
 
     async def _prove(
-        self, found: Sequence[Opportunity], head: Head, fees: FeeQuote
-    ) -> list[tuple[Opportunity, Proof | None, Skip | None]]:
-        """Simulate what the gates let through and no better plan stands in the way of."""
-        open_ = {id(o.choice.plan): o for o in found if o.skip is None}
-        ranked = rank([o.choice.plan for o in open_.values() if o.choice.plan is not None])
-        superseded = {id(r.plan): r.skip for r in ranked if r.skip is not None}
-        chosen = [open_[id(r.plan)] for r in ranked if r.skip is None]
-        jobs = [(o.choice.plan, o.liquidation) for o in chosen if o.choice.plan and o.liquidation]
-        proofs = await self.parts.prover.prove(jobs, head, fees)
-        proved: list[tuple[Opportunity, Proof | None, Skip | None]] = [
-            (o, proof, proof.skip) for o, proof in zip(chosen, proofs, strict=True)
-        ]
-        return proved + [
-            (o, None, o.skip or superseded[id(o.choice.plan)])
-            for o in found
-            if o.skip is not None or id(o.choice.plan) in superseded
-        ]
+        self, found: Sequence[Opportunity], scene: Scene, ordering: Ordering
+    ) -> tuple[list[tuple[Turn, Proof]], Sequence[tuple[Opportunity, Skip]]]:
+        """Put what the gates let through in order, and simulate it in that order; and who is left out, and why."""
+        sequence = Order(found, scene, ordering.renewals)
+        for _ in sequence.steps():
+            await asyncio.sleep(0)
+        taken = turns(sequence.taken, ordering)
+        proofs = await self.parts.prover.prove([turn.job for turn in taken], scene.head, scene.fees)
+        return list(zip(taken, proofs, strict=True)), sequence.skipped
 
-    async def _finish(
-        self, found: Opportunity, proof: Proof | None, skip: Skip | None, stop: asyncio.Event | None
-    ) -> Decision:
-        """Send what was proved, unless the operator or a breaker has stopped that in the meantime."""
-        account, market = found.position.account, found.position.market
-        attempt_id, detail = None, ""
-        if skip is None and stop is not None and stop.is_set():
-            skip = Skip(SkipReason.PAUSED, "the keeper is shutting down and takes no new work")
-        if skip is None and proof is not None and proof.order is not None:
-            async with self.parts.safeguards.sending(proof.order, proof.plan, found.repaid_value) as skip:
-                if skip is None:
-                    sent = await self.parts.submitter.submit(proof.order)
-                    attempt_id, detail = sent.attempt_id, sent.detail
-        self.parts.appraiser.learn(found.position, proof, attempt_id, self.parts.clock())
-        decision = Decision(market, account.borrower, skip, attempt_id)
-        self.parts.observer.decided(found, proof, decision, detail)
+    async def _send(self, proved: Sequence[tuple[Turn, Proof]], stop: asyncio.Event | None) -> list[Decision]:
+        """In order: what was proved, unless it counts on what is not sent, or somebody has stopped it meanwhile."""
+        sent: list[bool] = []
+        decisions: list[Decision] = []
+        for turn, proof in proved:
+            attempt_id, detail = None, ""
+            skip = unsendable(proof, sent, self.parts.submitter.keeps_order, stop is not None and stop.is_set())
+            sent.append(False)
+            if skip is None and proof.order is not None:
+                async with self.parts.safeguards.sending(proof.order, turn.repaid) as skip:
+                    if skip is None:
+                        order = await self.parts.submitter.submit(proof.order)
+                        attempt_id, detail, sent[-1] = order.attempt_id, order.detail, not order.refused
+            self.parts.appraiser.learn([one.position for one in turn.positions], proof, attempt_id, self.parts.clock())
+            decisions += [self._decide(*end, detail) for end in turn.decisions(proof, skip, attempt_id)]
+        return decisions
+
+    def _decide(self, one: Opportunity, proof: Proof | None, decision: Decision, detail: str = "") -> Decision:
+        self.parts.observer.decided(one, proof, decision, detail)
         return decision

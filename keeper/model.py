@@ -478,6 +478,13 @@ class Order:
     predicted_gas: int  # units, from the simulation
     predicted_net: int  # wei
     plan: Mapping[str, str | int] = field(default_factory=dict)  # what a report shows: tokens, amounts as decimal text
+    others: tuple[tuple[str, Address], ...] = ()  # further positions that it takes: market and borrower
+    chain: str = ""  # orders that have the same must be mined in order, so one key sends them
+
+    @property
+    def positions(self) -> tuple[tuple[str, Address], ...]:
+        """Market and borrower of everything it takes."""
+        return ((self.market, self.borrower), *self.others)
 
 
 class TxKind(StrEnum):
@@ -522,6 +529,12 @@ class Attempt:
     predicted_gain: int = 0  # wei
     predicted_gas: int = 0  # units
     predicted_net: int = 0  # wei
+    others: tuple[tuple[str, Address], ...] = ()  # further positions that it takes: market and borrower
+
+    @property
+    def positions(self) -> tuple[tuple[str, Address], ...]:
+        """Market and borrower of everything it takes."""
+        return ((self.market, self.borrower), *self.others)
 
     @property
     def raw(self) -> bytes:

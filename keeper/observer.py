@@ -176,7 +176,7 @@ class Telemetry:
         if proof is not None and proof.simulation is not None:
             self._orders[decision.attempt_id] = _Order(found.position.head.number, proof.simulation.gain)
         live = self._vitals.mode == "live"
-        if live:
+        if live and proof is not None:  # which comes with the first position of a transaction
             self._metrics.transactions.labels("sent").inc()
         event = "liquidation.sent" if live else "liquidation.would_send"
         log.info(event, attempt=decision.attempt_id, detail=detail, **fields)
@@ -232,6 +232,6 @@ class Telemetry:
             short = decision.skip is not None and decision.skip.reason is SkipReason.SIMULATION_SHORT
             self._metrics.simulations.labels("ok" if ran.ok else "short" if short else "reverted").inc()
             if ran.ok:
-                self._metrics.predicted("simulated", proof.plan.gain, ran.gain)
+                self._metrics.predicted("simulated", proof.gain, ran.gain)
             fields |= {"simulated_gain_wei": str(ran.gain), "gas_used": ran.gas_used}
         return fields

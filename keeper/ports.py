@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -379,32 +379,60 @@ class Fees(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """A plan as the node ran it: exactly one of `order` and `skip` is set."""
+class Job:
+    """What one transaction is to do: plans of one book, one after the other, each with how the market is called.
 
-    plan: Plan
+    `behind`: places of earlier jobs of the same list whose effects the plans count on.
+    """
+
+    items: tuple[tuple[Plan, Liquidation], ...]
+    behind: tuple[int, ...] = ()
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """In the order in which they run."""
+        return tuple(plan for plan, _ in self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A job as the node ran it: exactly one of `order` and `skip` is set.
+
+    `behind`: places of the jobs that had run before it when it was simulated: it may be sent only after them.
+    """
+
+    job: Job
     simulation: Simulation | None = None
     order: Order | None = None
     skip: Skip | None = None
+    behind: tuple[int, ...] = ()
+
+    @property
+    def gain(self) -> int:
+        """Wei, as planned."""
+        return sum(plan.gain for plan in self.job.plans)
 
 
 class Prover(Protocol):
     """Runs the very transactions on the node; its results, not the plans', decide."""
 
-    async def prove(self, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote) -> list[Proof]:
-        """One proof per job, in order, in one round trip."""
+    async def prove(self, jobs: Sequence[Job], head: Head, fees: FeeQuote) -> list[Proof]:
+        """One proof per job, in order, in one round trip unless one that others count on turns out not to be worth it.
+
+        A job that counts on another is run behind it in the same block; one whose predecessor fails stands if it
+        succeeds without.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """An attempt that is out, with the plan that would take its place: the same position, settlement id and nonce.
+    """An attempt that is out, with what would take its place: of the same positions, with its id and nonce.
 
     The fees, wei per gas, are the least a node accepts in its place.
     """
 
     attempt_id: str
-    plan: Plan
-    liquidation: Liquidation
+    job: Job
     least_max_fee: int
     least_tip: int
 
@@ -423,6 +451,9 @@ class Sent(Protocol):
     def attempt_id(self) -> str: ...
     @property
     def detail(self) -> str: ...
+    @property
+    def refused(self) -> bool:
+        """Nobody has it, and its nonce is free."""
 
 
 class Submitter(Protocol):
@@ -431,6 +462,10 @@ class Submitter(Protocol):
     @property
     def pending(self) -> int:
         """Attempts that may still be mined."""
+
+    @property
+    def keeps_order(self) -> bool:
+        """Orders of one chain are mined in the order in which they were submitted, or not at all."""
 
     async def settle(self, head: Head) -> Sequence[Verdict]:
         """First of all at every head: what became of earlier attempts."""
@@ -459,8 +494,8 @@ class Safeguards(Protocol):
     async def audited(self, mirror: str, difference: Skip | None) -> None:
         """A mirror was compared with the chain."""
 
-    def sending(self, order: Order, plan: Plan, value: int) -> AbstractAsyncContextManager[Skip | None]:
-        """Around the submission of an order that repays `value` wei worth of debt: why it must not be, or None.
+    def sending(self, order: Order, repaid: Mapping[Token, int]) -> AbstractAsyncContextManager[Skip | None]:
+        """Around the submission of an order that repays these assets, in wei worth of each: why not, or None.
 
         Whoever pauses waits for it, so that nothing new goes out once a pause is confirmed.
         """

@@ -13,6 +13,7 @@ Wire format, all numbers big-endian (`Executor.sol` reads the same):
     patch    offset:3  amount; at offset 0xffffff the amount is the native coin sent along
     approve  (kind 2)  token:20  spender:20  amount
     transfer (kind 3)  token:20  to:20  amount
+    item     (kind 4)  target:20  index:1  minimum:32  maximum:32  token:20  growth:32  length:2  data  program
     keep     (kind 5)  key:32  word:1    remembers a word of the answer of the call that is the step before
     amount   source:1  token:20  index:1  value:32
              the top bit of `source` negates the number (two's complement)
@@ -139,9 +140,6 @@ class Keep:
     word: int = 0
 
 
-Step = Call | Approve | Transfer | Keep
-
-
 @dataclass(frozen=True, slots=True)
 class Guard:
     """A cheap view made first: the execution reverts with `Gone` unless word `index` of the answer is in range."""
@@ -154,6 +152,22 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """Run `steps` only if the guard holds, and then only if the executor's `token` grows by at least `growth`.
+
+    Where the guard does not hold nothing happens, and what follows runs; where the growth is less everything reverts.
+    """
+
+    guard: Guard
+    token: Address
+    growth: int  # base units
+    steps: tuple[Step, ...]
+
+
+Step = Call | Approve | Transfer | Keep | Item
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """Everything one execution is given apart from its floor."""
 
@@ -163,7 +177,7 @@ class Program:
     sweep: tuple[Address, ...] = ()  # other tokens whose leftovers go to the beneficiary
 
 
-_CALL, _APPROVE, _TRANSFER, _KEEP = 1, 2, 3, 5
+_CALL, _APPROVE, _TRANSFER, _ITEM, _KEEP = 1, 2, 3, 4, 5
 _AS_VALUE = 0xFFFFFF  # where a patch would be written that is no patch but the coin sent along
 _NEGATIVE = 0x80
 _WORD_BYTES = 32
@@ -191,11 +205,30 @@ def _encode_step(step: Step) -> bytes:
             kind, body = _APPROVE, _raw(token) + _raw(spender) + _encode_amount(amount)
         case Transfer(token, to, amount):
             kind, body = _TRANSFER, _raw(token) + _raw(to) + _encode_amount(amount)
+        case Item():
+            kind, body = _ITEM, _encode_item(step)
         case Keep(key, word):
             if len(key) != _WORD_BYTES:
                 raise ValueError(f"a key has {_WORD_BYTES} bytes, not {len(key)}")
             kind, body = _KEEP, key + _number(word, 1, "the position of a word")
     return bytes([kind]) + _number(len(body), 3, "the length of a step") + body
+
+
+def _encode_item(item: Item) -> bytes:
+    guard = item.guard
+    return b"".join(
+        [
+            _raw(guard.target),
+            _number(guard.index, 1, "the index of a guard's word"),
+            _number(guard.minimum, 32, "the minimum of a guard"),
+            _number(guard.maximum, 32, "the maximum of a guard"),
+            _raw(item.token),
+            _number(item.growth, 32, "the growth of an item"),
+            _number(len(guard.data), 2, "the length of a guard's data"),
+            guard.data,
+            encode(item.steps),
+        ]
+    )
 
 
 def _encode_call(call: Call) -> bytes:
@@ -251,7 +284,7 @@ def inner_program(call: Call) -> bytes:
 
 def _is_program(data: bytes) -> bool:
     at = 0
-    while at + 4 <= len(data) and data[at] in (_CALL, _APPROVE, _TRANSFER, _KEEP):
+    while at + 4 <= len(data) and data[at] in (_CALL, _APPROVE, _TRANSFER, _ITEM, _KEEP):
         at += 4 + int.from_bytes(data[at + 1 : at + 4], "big")
     return at == len(data) and at > 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -11,14 +11,16 @@ from keeper.errors import BadData
 from keeper.execution.lane import Lane
 from keeper.execution.lanes import Lanes
 from keeper.execution.verdicts import OPEN
-from keeper.model import Attempt, FeeQuote, Handle, Head, handle, market_of
-from keeper.ports import Book, Ledger, Renewal, Renewer, Safeguards, Synced
+from keeper.model import Address, Attempt, Head, handle, market_of
+from keeper.ports import Job, Ledger, Renewal, Renewer, Safeguards
 from keeper.strategy.opportunity import Opportunity
+from keeper.strategy.scene import Scene
 
 log = structlog.get_logger("keeper")
 
 # Gates that say nothing about the prize: while one of them is closed nothing is replaced.
 WAIT = frozenset({"market_unknown", "market_read_only", "paused", "breaker", "stale_head"})
+Key = tuple[str, Address]  # market, borrower
 # Gates that are about starting something new.
 IGNORED = frozenset({"in_flight", "cooldown"})
 
@@ -48,9 +50,7 @@ class Replacing:
         lanes: Lane | Lanes,
         renewer: Renewer,
         safeguards: Safeguards,
-        books: Sequence[Book],
         patience: Patience,
-        block_time: int,
         count: Callable[[str], None],
     ) -> None:
         """`count` hears of every attempt that was ``sped_up``, ``cancelled`` or, at one head, ``left``."""
@@ -58,43 +58,36 @@ class Replacing:
         self._lanes = lanes
         self._renewer = renewer
         self._safeguards = safeguards
-        self._books = books
         self._patience = patience
-        self._block_time = block_time
         self._since: dict[str, int] = {}  # attempt -> head number its newest transaction was simulated at
         self._count = count
 
-    async def review(self, synced: Synced, found: Sequence[Opportunity], fees: FeeQuote) -> None:
+    async def review(self, found: Sequence[Opportunity], scene: Scene) -> None:
         """Go through the open attempts. `found` are the liquidatable positions of this head's markets.
 
         Raises Transient when the node cannot simulate at this head; nothing was replaced then.
         """
-        head = synced.head
+        head = scene.head
         attempts = [a for a in await self._ledger.unsettled() if a.state in OPEN]
         self._since = {a.id: self._since.get(a.id, a.head_number) for a in attempts}
         waiting = [a for a in attempts if head.number - self._since[a.id] >= self._patience.before]
-        usable = {book.name: book for book in self._books if book.name not in synced.behind and book.status.trusted}
-        seen = {(o.position.market, o.position.account.borrower): o for o in found}
+        seen = {one.key: one for one in found}
         jobs: list[tuple[Lane, Attempt, Renewal]] = []
         for attempt in waiting:
             lane = self._lanes.of(attempt.signer)
             if lane is None or not lane.replaceable(attempt):
                 continue
-            opportunity = seen.get((attempt.market, attempt.borrower))
-            book = usable.get(market_of(attempt.market))
-            position = handle(attempt.borrower, attempt.market.partition("/")[2])
-            why = _gone(book, opportunity, position, head.timestamp + self._block_time)
-            if why is not None:
-                await self._cancel(lane, attempt, head, why)
-            elif book is None or opportunity is None or _unsure(opportunity):
+            job = _anew(attempt, seen, scene)
+            if isinstance(job, str):
+                await self._cancel(lane, attempt, head, job)
+            elif job is None:
                 await self._leave(lane, attempt, head)
-            elif lane.next_in_line(attempt) and opportunity.choice.plan and opportunity.liquidation:
+            elif lane.next_in_line(attempt):
                 least = lane.least(attempt)
-                plan, way = opportunity.choice.plan, opportunity.liquidation
-                jobs.append((lane, attempt, Renewal(attempt.id, plan, way, least.max_fee, least.tip)))
+                jobs.append((lane, attempt, Renewal(attempt.id, job, least.max_fee, least.tip)))
         if not jobs:
             return
-        proofs = await self._renewer.renew([job for _, _, job in jobs], head, fees)
+        proofs = await self._renewer.renew([job for _, _, job in jobs], head, scene.fees)
         for (lane, attempt, _), proof in zip(jobs, proofs, strict=True):
             if proof.order is None:
                 await self._cancel(lane, attempt, head, proof.skip.detail if proof.skip else "it cannot be proved")
@@ -125,19 +118,48 @@ class Replacing:
         log.info("attempt_taken_back", attempt=attempt.id, block=head.number, reason=why, answer=done)
 
 
-def _gone(book: Book | None, opportunity: Opportunity | None, position: Handle, timestamp: int) -> str | None:
-    """Why the attempt is not wanted any more; None when it is, or when that cannot be said."""
-    if book is None:
+def _anew(attempt: Attempt, seen: Mapping[Key, Opportunity], scene: Scene) -> Job | str | None:
+    """The attempt as it should be now, of what is left of its positions; why nothing is; None when nobody can say."""
+    wake, items, whys = scene.wake, [], []
+    taken: set[Key] = set()
+    for key in attempt.positions:
+        if key in taken:
+            continue
+        one = seen.get(key)
+        if one is not None and wake.plans:
+            try:
+                one = scene.again(one, wake)
+            except BadData:
+                return None
+        why = _gone(key, one, scene)
+        if why is not None:
+            whys.append(why)
+        elif one is None or one.choice.plan is None or one.liquidation is None or _unsure(one):
+            return None
+        else:
+            plan = one.choice.plan
+            items.append((plan, one.liquidation))
+            taken |= {(plan.market, borrower) for borrower in (plan.borrower, *plan.others)}
+            wake = wake.after(plan)
+    return Job(tuple(items)) if items else whys[0]
+
+
+def _gone(key: Key, one: Opportunity | None, scene: Scene) -> str | None:
+    """Why a position is not wanted any more; None when it is, or when that cannot be said."""
+    label, borrower = key
+    book = scene.books.get(market_of(label))
+    if book is None or not book.status.trusted:
         return None
-    if opportunity is None:
+    if one is None:
         # Not liquidatable, or a market whose survey failed after the screen: the book itself is asked.
         try:
-            return "the position has recovered" if book.position(position, timestamp) is None else None
+            position = book.position(handle(borrower, label.partition("/")[2]), scene.timestamp)
+            return "the position has recovered" if position is None else None
         except BadData:
             return None
-    if opportunity.choice.plan is None:
-        return opportunity.choice.skip.detail if opportunity.choice.skip else "there is no plan for it"
-    closed = [gate for gate in opportunity.gates if not gate.open and gate.name not in IGNORED]
+    if one.choice.plan is None:
+        return one.choice.skip.detail if one.choice.skip else "there is no plan for it"
+    closed = [gate for gate in one.gates if not gate.open and gate.name not in IGNORED]
     if any(gate.name in WAIT for gate in closed):
         return None
     return closed[0].detail if closed else None

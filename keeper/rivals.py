@@ -150,9 +150,9 @@ class Rivals(Observer):
         if decision.attempt_id is not None:
             sighting.attempt_id, sighting.attempt_block = decision.attempt_id, number
         plan, order = found.choice.plan, None if proof is None else proof.order
-        if order is not None:
+        if order is not None and not order.others:
             sighting.plan = (order.predicted_gain, order.predicted_gain - order.predicted_net, order.predicted_net)
-        elif plan is not None and sighting.reason not in _WAITING:
+        elif plan is not None and (decision.attempt_id is not None or sighting.reason not in _WAITING):
             sighting.plan = (plan.gain, plan.cost, plan.net)
         elif decision.skip is not None and plan is None:
             numbers = decision.skip.numbers  # of the best there was, where it did not pay

@@ -14,7 +14,7 @@ import structlog
 from keeper.errors import ConfigError
 from keeper.journal import Journal
 from keeper.journal import breakers as memory
-from keeper.model import Address, AttemptState, Order, Plan, Skip, SkipReason, Verdict, address, checksum
+from keeper.model import Address, AttemptState, Order, Skip, SkipReason, Token, Verdict, address, checksum
 from keeper.ops.control import Handler
 from keeper.ops.metrics import Metrics
 from keeper.ops.vitals import Vitals
@@ -106,12 +106,12 @@ class Safety:
             await self.trip(trip)
 
     @asynccontextmanager
-    async def sending(self, order: Order, plan: Plan, value: int) -> AsyncIterator[Skip | None]:
-        """Around the submission of an order that repays `value` wei worth of debt: why it must not be, or None."""
+    async def sending(self, order: Order, repaid: Mapping[Token, int]) -> AsyncIterator[Skip | None]:
+        """Around the submission of an order that repays these assets, in wei worth of each: why not, or None."""
         async with self._turn:
             barred = self._barred()
             if barred is None:
-                barred = await self._expose(order, plan, value)
+                barred = await self._expose(order, repaid)
             yield barred
 
     def _barred(self) -> Skip | None:
@@ -121,17 +121,19 @@ class Safety:
             return Skip(SkipReason.BREAKER_OPEN, reason)
         return None
 
-    async def _expose(self, order: Order, plan: Plan, value: int) -> Skip | None:
-        """One transaction: the order waits for it."""
-        asset, symbol, now = plan.debt.address, plan.debt.symbol, self._clock()
-        after = self._mark(breakers.EXPOSURE_DAY).exposure
+    async def _expose(self, order: Order, repaid: Mapping[Token, int]) -> Skip | None:
+        """One transaction: the order waits for it. Nothing is written unless every asset is within its limits."""
+        now, after = self._clock(), self._mark(breakers.EXPOSURE_DAY).exposure
 
         def admit(db: sqlite3.Connection, at: int) -> Trip | None:
-            in_flight, day = memory.in_flight(db, asset), memory.exposed(db, asset, now - DAY, after)
-            trip = breakers.exposure(symbol, value, in_flight, day, self.limits)
-            if trip is None:
-                memory.expose(db, order.id, asset, value, now)
-            return trip
+            for token, value in repaid.items():
+                in_flight = memory.in_flight(db, token.address)
+                day = memory.exposed(db, token.address, now - DAY, after)
+                if (trip := breakers.exposure(token.symbol, value, in_flight, day, self.limits)) is not None:
+                    return trip
+            for token, value in repaid.items():
+                memory.expose(db, order.id, token.address, value, now)
+            return None
 
         if (trip := await self._journal.change(admit)) is None:
             return None
@@ -178,11 +180,13 @@ class Safety:
             rows = await self._journal.ask(lambda db: memory.results(db, now - DAY))
             failures = {row.attempt_id: self._failure(row) for row in rows}
             for row in rows:
-                seen = max(self._mark(QUARANTINE).event, self._mark(row.borrower).event)
-                if failures[row.attempt_id] is Failure.BUG and row.event > seen:
-                    await self._bar(memory.Quarantine(row.market, row.borrower, row.at, row.attempt_id, row.revert))
+                for market, borrower in row.positions if failures[row.attempt_id] is Failure.BUG else ():
+                    if row.event > max(self._mark(QUARANTINE).event, self._mark(borrower).event):
+                        await self._bar(memory.Quarantine(market, borrower, row.at, row.attempt_id, row.revert))
             doubtful = [row for row in rows if row.revert.startswith(UNEXPLAINED)]
-            self._cooldowns.doubt((row.market, row.borrower) for row in doubtful if row.state == AttemptState.REVERTED)
+            self._cooldowns.doubt(
+                key for row in doubtful if row.state == AttemptState.REVERTED for key in row.positions
+            )
             results = [_result(row, failures[row.attempt_id]) for row in rows]
             marks = {name: mark.event for name, mark in self._marks.items()}
             for trip in breakers.judge(results, marks, self.limits, now):

@@ -204,6 +204,17 @@ class Strategy(Section):
         3, description="Blocks an attempt may land late and still have enough budget for interest."
     )
     cooldown: Seconds = Field(60.0, description="A borrower is left alone this long after a failed attempt.")
+    renewals: Whole = Field(
+        64, description="Plans made anew per block because better ones move their pools; what needs more waits."
+    )
+    batch_items: Whole = Field(
+        4, gt=0, description="Most liquidations of one market in a transaction; 1: each has a transaction of its own."
+    )
+    batch_risk_bps: Bps = Field(
+        200,
+        le=10_000,
+        description="How often one liquidation of several in a transaction makes all fail; sharing must save more gas.",
+    )
 
 
 class Relay(Section):

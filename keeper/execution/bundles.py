@@ -259,6 +259,11 @@ class PrivateSubmitter(LiveSubmitter):
         self._lanes = lane if isinstance(lane, Lanes) else Lanes(ledger, [lane])
         self._behind: dict[Hash, tuple[int, Lane]] = {}  # by leader: the head of its first order, and who has them all
 
+    @property
+    def keeps_order(self) -> bool:
+        """Each order is a bundle of its own: a relay may include the later one, or try it, without the earlier."""
+        return False
+
     async def settle(self, head: Head) -> list[Verdict]:
         """As any submitter; relays are credited with what was mined."""
         changed = await super().settle(head)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keeper.model import OWN_CALLBACK, Address, FlashOffer, Path, Plan, Route
 from keeper.ports import FlashSource, Liquidation, Venue
-from keeper.program import Amount, Program, Step, Transfer, balance, literal
+from keeper.program import Amount, Item, Program, Step, Transfer, balance, literal
 
 
 def compose(
@@ -40,6 +40,31 @@ def compose(
         repays = plan.buy is None and plan.sell is not None and plan.sell.token_out == plan.loan.token
         steps = borrow(trade.sell(plan.sell)) if repays else (*borrow(trade.buy(plan.buy)), *trade.sell(plan.sell))
     return Program(liquidation.guards, _enclosed(steps, plan, venues), plan.profit_token, _leftovers(plan))
+
+
+def compose_items(
+    items: Sequence[tuple[Plan, Liquidation]],
+    floors: Sequence[int],
+    venues: Mapping[str, Venue],
+    sources: Mapping[str, FlashSource],
+    executor: Address,
+) -> Program:
+    """One program for several plans, each an item: left out when its guards say that the position is gone.
+
+    `floors` are the least growths of the profit token by each, base units. When all run, the gain is the sum of the
+    plans' gains, provided that each was made for the state behind those before it, and that none of them sells a token
+    that an earlier one leaves over (`left_over` and `sold`). Raises as `compose`.
+    """
+    steps: list[Step] = []
+    sweep: dict[Address, None] = {}
+    for (plan, liquidation), floor in zip(items, floors, strict=True):
+        one = compose(plan, liquidation, venues, sources, executor)
+        inner = one.steps
+        for guard in reversed(one.guards):
+            inner = (Item(guard, plan.profit_token, floor, inner),)
+        steps += inner
+        sweep |= dict.fromkeys(one.sweep)
+    return Program((), tuple(steps), items[0][0].profit_token, tuple(sweep))
 
 
 def _enclosed(steps: tuple[Step, ...], plan: Plan, venues: Mapping[str, Venue]) -> tuple[Step, ...]:

@@ -51,6 +51,11 @@ class Sending:
     reception: Reception
     detail: str = ""
 
+    @property
+    def refused(self) -> bool:
+        """Nobody has it, and its nonce is free."""
+        return self.reception.refused
+
 
 @dataclass(frozen=True, slots=True)
 class _Counts:

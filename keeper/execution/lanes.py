@@ -35,6 +35,7 @@ class Lanes:
             raise ConfigError(f"the key of {twice[0]} is configured twice: give each signer a key of its own")
         self._ledger = ledger
         self._resting: dict[Address, int] = {}  # key that could not pay -> head number until which it is asked last
+        self._chains: dict[str, tuple[int, Lane]] = {}  # head number, and who has the orders of the chain
         self.every = tuple(lanes)
 
     def of(self, signer: Address) -> Lane | None:
@@ -47,10 +48,14 @@ class Lanes:
         return min(self.every, key=lambda lane: (number < self._resting.get(lane.address, 0), busy[lane.address]))
 
     async def submit(self, order: Order) -> Sending:
-        """Through the chosen lane. Raises as `Lane.submit`."""
-        lane = await self.choose(order.head.number)
+        """Through the chosen lane, the same for all orders of a chain. Raises as `Lane.submit`."""
+        number = order.head.number
+        self._chains = {key: found for key, found in self._chains.items() if found[0] == number}
+        lane = await self.choose(number)
+        if order.chain:
+            _, lane = self._chains.setdefault(order.chain, (number, lane))
         sending = await lane.submit(order)
         if sending.reception is Reception.INSUFFICIENT_FUNDS:
-            self._resting[lane.address] = order.head.number + REST
+            self._resting[lane.address] = number + REST
             log.warning("signer_cannot_pay", signer=lane.address, detail=sending.detail)
         return sending

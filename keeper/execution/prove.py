@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from keeper.execution.compose import compose
+from keeper.execution.chains import chains, ran_before, wasted
+from keeper.execution.compose import compose, compose_items
 from keeper.execution.data_fees import DataCost, DataFee, NoDataFee
 from keeper.execution.executor import Settlement, encode_execute
 from keeper.execution.fees import BPS, USUAL_CALLDATA, Bid, FeePolicy, bid, highest_base_fee, paid, spendable
@@ -14,7 +15,7 @@ from keeper.execution.signer import Unsigned
 from keeper.execution.simulate import Simulator, Trial
 from keeper.execution.submit import new_attempt_id
 from keeper.model import Address, FeeQuote, Head, Order, Plan, Route, Simulation, Skip, SkipReason, TxKind
-from keeper.ports import FlashSource, Liquidation, Proof, Renewal, Venue
+from keeper.ports import FlashSource, Job, Proof, Renewal, Venue
 
 _SPARE_GAS = 300_000  # beside half as much again as estimated: only a limit for the simulation, nobody pays it
 
@@ -34,11 +35,19 @@ class ProofSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Work:
     id: str
-    plan: Plan
-    liquidation: Liquidation
+    job: Job
     least: Bid | None = None  # what has to be outbid
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The transactions of some work, with what their data costs."""
+
+    work: Sequence[_Work]
+    trials: Sequence[Trial]
+    costs: Sequence[DataCost]
 
 
 class TransactionProver:
@@ -62,123 +71,174 @@ class TransactionProver:
         self._new_id = new_id
         self._data_fee = data_fee or NoDataFee()
 
-    async def prove(self, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote) -> list[Proof]:
+    async def prove(self, jobs: Sequence[Job], head: Head, fees: FeeQuote) -> list[Proof]:
         """One proof per job, in order. Raises Transient when the node cannot answer for this head."""
-        return await self._run([_Job(self._new_id(), plan, way) for plan, way in jobs], head, fees)
+        return await self._run([_Work(self._new_id(), job) for job in jobs], head, fees)
 
     async def renew(self, jobs: Sequence[Renewal], head: Head, fees: FeeQuote) -> list[Proof]:
         """Implements `ports.Renewer`: with the attempts' own ids, and fees that outbid what is out there."""
-        least = [Bid(0, job.least_max_fee, job.least_tip) for job in jobs]
-        renewals = [_Job(j.attempt_id, j.plan, j.liquidation, bid_) for j, bid_ in zip(jobs, least, strict=True)]
-        return await self._run(renewals, head, fees)
+        work = [_Work(j.attempt_id, j.job, Bid(0, j.least_max_fee, j.least_tip)) for j in jobs]
+        return await self._run(work, head, fees)
 
-    async def _run(self, jobs: Sequence[_Job], head: Head, fees: FeeQuote) -> list[Proof]:
-        calls = [self._calldata(job.plan, job.liquidation, job.id) for job in jobs]
-        trials = [self._trial(job.plan, data, fees) for job, data in zip(jobs, calls, strict=True)]
+    async def _run(self, work: Sequence[_Work], head: Head, fees: FeeQuote) -> list[Proof]:
+        jobs = [each.job for each in work]
+        trials = [self._trial(each, fees) for each in work]
+        groups = chains(jobs)
         results, costs = await asyncio.gather(
-            self._simulator.run(head, head.timestamp + self._settings.block_time, trials),
-            self._data_fee.price(self._unsigned(trials), head),
+            self._simulate(groups, trials, head), self._data_fee.price(self._unsigned(trials), head)
         )
-        return [
-            self._judge(job, data, result, head, fees, cost)
-            for job, data, result, cost in zip(jobs, calls, results, costs, strict=True)
-        ]
+        drawn = _Drawn(work, trials, costs)
+        proofs = {place: self._judge(drawn, place, ran, head, fees) for place, ran in results.items()}
+        # What is not worth sending after all must not have run before what is.
+        again = [(group, bad) for group in groups if (bad := wasted(jobs, group, proofs))]
+        if again:
+            shorter = [tuple(place for place in group if place not in bad) for group, bad in again]
+            for place, ran in (await self._simulate(shorter, trials, head)).items():
+                proofs[place] = self._judge(drawn, place, ran, head, fees)
+        return self._linked(jobs, groups, proofs, frozenset(place for _, bad in again for place in bad))
+
+    async def _simulate(
+        self, groups: Sequence[Sequence[int]], trials: Sequence[Trial], head: Head
+    ) -> dict[int, Simulation | None]:
+        """By place; None where the node cannot run one transaction behind another."""
+        timestamp = head.timestamp + self._settings.block_time
+        found = await self._simulator.in_order(head, timestamp, [[trials[place] for place in g] for g in groups])
+        return {
+            place: ran for g, results in zip(groups, found, strict=True) for place, ran in zip(g, results, strict=True)
+        }
+
+    def _linked(
+        self, jobs: Sequence[Job], groups: Sequence[Sequence[int]], proofs: Mapping[int, Proof], out: frozenset[int]
+    ) -> list[Proof]:
+        """The proofs in order, each with what ran before it, and with one key for each chain of them.
+
+        Those in `out` had run when they were proved, but not when the others were.
+        """
+        first = {place: group[0] for group in groups for place in group if len(group) > 1}
+        linked: list[Proof] = []
+        for place in range(len(jobs)):
+            proof = proofs[place]
+            behind = tuple(other for other in ran_before(jobs, place, proofs) if other not in out)
+            if proof.order is not None and any(linked[other].order is None for other in behind):
+                why = "another transaction of this pass, which it was simulated behind, is not worth sending"
+                proof = replace(proof, order=None, skip=Skip(SkipReason.SUPERSEDED, why))
+            if proof.order is not None and place in first:
+                proof = replace(proof, order=replace(proof.order, chain=f"{proof.order.head.hash} {first[place]}"))
+            linked.append(replace(proof, behind=behind))
+        return linked
 
     async def prove_behind(
-        self, first: Mapping[str, str] | None, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote
+        self, first: Mapping[str, str] | None, jobs: Sequence[Job], head: Head, fees: FeeQuote
     ) -> list[Proof]:
-        """The same directly behind the call object `first` in the next block.
+        """Each job directly behind the call object `first` in the next block, and behind nothing else.
 
         None stands for a transaction that only somebody else's relay has: nothing can be simulated then, and the plan's
         own numbers make the order. That is for bundles only, which cost nothing when they fail, and the executor's
         floor holds.
         """
-        work = [_Job(self._new_id(), plan, way) for plan, way in jobs]
-        calls = [self._calldata(job.plan, job.liquidation, job.id) for job in work]
-        trials = [self._trial(job.plan, data, fees) for job, data in zip(work, calls, strict=True)]
+        work = [_Work(self._new_id(), job) for job in jobs]
+        trials = [self._trial(each, fees) for each in work]
         if first is None:
-            results = [self._planned(plan, head) for plan, _ in jobs]
+            results = [self._planned(job, head) for job in jobs]
         else:
             timestamp = head.timestamp + self._settings.block_time
             results = await self._simulator.behind(first, head, timestamp, trials)
-        costs = await self._data_fee.price(self._unsigned(trials), head)
-        return [
-            self._judge(job, data, result, head, fees, cost)
-            for job, data, result, cost in zip(work, calls, results, costs, strict=True)
-        ]
+        drawn = _Drawn(work, trials, await self._data_fee.price(self._unsigned(trials), head))
+        return [self._judge(drawn, place, ran, head, fees) for place, ran in enumerate(results)]
 
-    def _planned(self, plan: Plan, head: Head) -> Simulation:
-        kept = plan.gain - plan.gain * self._coinbase_bps(plan) // BPS
-        return Simulation(head, ok=True, gain=kept, gas_used=plan.gas)
+    def _planned(self, job: Job, head: Head) -> Simulation:
+        return Simulation(head, ok=True, gain=self._kept(job), gas_used=sum(plan.gas for plan in job.plans))
 
-    def floor(self, plan: Plan, size: int = 0) -> int:
+    def _kept(self, job: Job) -> int:
+        """The planned gain after the payment to the coinbase, wei."""
+        gain = sum(plan.gain for plan in job.plans)
+        return gain - gain * self._coinbase_bps(job) // BPS
+
+    def floor(self, job: Job, size: int = 0) -> int:
         """The least gain the executor accepts, wei: what gas and the profit floor need, and no more slippage than set.
 
         It travels in the calldata, so it holds against whatever happens between simulation and inclusion. The plan
         counts the data of a transaction of usual size; of one with `size` bytes of calldata what is longer is added.
+        Of several plans any may be gone by then: the slippage is left to the floor of each (`item_floor`).
         """
-        kept = plan.gain - plan.gain * self._coinbase_bps(plan) // BPS  # the contract's floor is after its payment
+        kept, plans = self._kept(job), job.plans  # the contract's floor is after its payment
         slipped = kept - kept * self._settings.slippage_bps // BPS
-        usual = len(USUAL_CALLDATA)
-        longer = -(-plan.fees.data_fee * max(size - usual, 0) // usual)
-        return max(slipped, plan.cost + longer + self._settings.min_net)
+        usual, fees = len(USUAL_CALLDATA), plans[0].fees
+        longer = -(-fees.data_fee * max(size - usual, 0) // usual)
+        cost = sum(plan.gas for plan in plans) * fees.price + fees.data_fee
+        needed = cost + longer + self._settings.min_net
+        return max(slipped, needed) if len(plans) == 1 else needed
 
-    def _calldata(self, plan: Plan, liquidation: Liquidation, key: str) -> bytes:
-        settings = self._settings
-        program = compose(plan, liquidation, self._venues, self._sources, settings.executor)
-        deadline = plan.head.timestamp + settings.block_time + settings.lateness
+    def item_floor(self, plan: Plan) -> int:
+        """The least growth of the profit token by one plan of several, wei, before any payment to the coinbase."""
+        return plan.gain - plan.gain * self._settings.slippage_bps // BPS
+
+    def _calldata(self, job: Job, key: str) -> bytes:
+        settings, last = self._settings, job.plans[-1]
+        if len(job.items) == 1:
+            program = compose(*job.items[0], self._venues, self._sources, settings.executor)
+        else:
+            floors = [self.item_floor(plan) for plan in job.plans]
+            program = compose_items(job.items, floors, self._venues, self._sources, settings.executor)
+        deadline = last.head.timestamp + settings.block_time + settings.lateness
         settlement = Settlement(
-            bytes.fromhex(key[2:]), self.floor(plan), settings.wrapped_native, deadline, self._coinbase_bps(plan)
+            bytes.fromhex(key[2:]), self.floor(job), settings.wrapped_native, deadline, self._coinbase_bps(job)
         )
         data = encode_execute(program, settlement)
-        if (floor := self.floor(plan, len(data))) == settlement.min_gain:
+        if (floor := self.floor(job, len(data))) == settlement.min_gain:
             return data
         return encode_execute(program, replace(settlement, min_gain=floor))
 
-    def _coinbase_bps(self, plan: Plan) -> int:
-        return self._policy.coinbase_bps if plan.profit_token == self._settings.wrapped_native else 0
+    def _coinbase_bps(self, job: Job) -> int:
+        return self._policy.coinbase_bps if job.plans[0].profit_token == self._settings.wrapped_native else 0
 
     def _unsigned(self, trials: Sequence[Trial]) -> list[Unsigned]:
         """As they would be signed, at a nonce that takes as many bytes as any."""
         to = self._settings.executor
         return [Unsigned(TxKind.EXECUTE, 1 << 16, to, t.data, t.gas_limit, t.max_fee, t.tip) for t in trials]
 
-    @staticmethod
-    def _trial(plan: Plan, data: bytes, fees: FeeQuote) -> Trial:
-        limit = plan.gas * 3 // 2 + _SPARE_GAS
-        return Trial(data, limit, highest_base_fee(fees.base_fee, 1) + fees.tip, fees.tip)
+    def _trial(self, work: _Work, fees: FeeQuote) -> Trial:
+        limit = sum(plan.gas for plan in work.job.plans) * 3 // 2 + _SPARE_GAS
+        return Trial(self._calldata(work.job, work.id), limit, highest_base_fee(fees.base_fee, 1) + fees.tip, fees.tip)
 
-    def _judge(self, job: _Job, data: bytes, ran: Simulation, head: Head, fees: FeeQuote, cost: DataCost) -> Proof:
-        plan = job.plan
+    def _judge(self, drawn: _Drawn, place: int, ran: Simulation | None, head: Head, fees: FeeQuote) -> Proof:
+        work, cost, data = drawn.work[place], drawn.costs[place], drawn.trials[place].data
+        job, least = work.job, work.least
+        if ran is None:
+            why = (
+                "the node cannot run it behind the transactions it counts on (no eth_simulateV1): it is left for later"
+            )
+            return Proof(job, skip=Skip(SkipReason.SUPERSEDED, why))
         if not ran.ok:
             reason = ran.revert or "reverted without a reason"
-            short = reason.startswith("GainTooLow")
+            short = reason.startswith("GainTooLow") or "GrowthTooLow(" in reason
             kind = SkipReason.SIMULATION_SHORT if short else SkipReason.SIMULATION_REVERTED
-            numbers = {"predicted_gain": plan.gain, "floor": self.floor(plan, len(data)), "gas_used": ran.gas_used}
-            return Proof(plan, ran, skip=Skip(kind, f"the simulation at block {head.number} failed: {reason}", numbers))
-        offer = bid(self._policy, fees, ran.gain, ran.gas_used, cost, job.least)
+            gain, floor = sum(plan.gain for plan in job.plans), self.floor(job, len(data))
+            numbers = {"predicted_gain": gain, "floor": floor, "gas_used": ran.gas_used}
+            return Proof(job, ran, skip=Skip(kind, f"the simulation at block {head.number} failed: {reason}", numbers))
+        offer = bid(self._policy, fees, ran.gain, ran.gas_used, cost, least)
         if offer is None:
             most = spendable(self._policy, ran.gain)
             numbers = {"gain": ran.gain, "gas_used": ran.gas_used, "base_fee": fees.base_fee, "most": most}
             text = "the share of the simulated gain that may be spent does not pay the base fee"
-            if job.least is not None:
-                numbers["least"] = job.least.max_fee
+            if least is not None:
+                numbers["least"] = least.max_fee
                 text = "the share of the simulated gain that may be spent does not outbid what was sent"
-            return Proof(plan, ran, skip=Skip(SkipReason.SIMULATION_SHORT, text, numbers))
+            return Proof(job, ran, skip=Skip(SkipReason.SIMULATION_SHORT, text, numbers))
         gas_used = ran.gas_used + cost.gas
         net = ran.gain - gas_used * paid(fees, offer).price - cost.wei
         if net < self._settings.min_net:
             numbers = {"gain": ran.gain, "gas_used": gas_used, "net": net, "limit": self._settings.min_net}
             text = "the simulation earns less than the profit floor"
-            return Proof(plan, ran, skip=Skip(SkipReason.SIMULATION_SHORT, text, numbers))
-        return Proof(plan, ran, order=self._order(job, data, replace(ran, gas_used=gas_used), net, offer, head))
+            return Proof(job, ran, skip=Skip(SkipReason.SIMULATION_SHORT, text, numbers))
+        return Proof(job, ran, order=self._order(work, data, replace(ran, gas_used=gas_used), net, offer, head))
 
-    def _order(self, job: _Job, data: bytes, ran: Simulation, net: int, offer: Bid, head: Head) -> Order:
-        plan = job.plan
+    def _order(self, work: _Work, data: bytes, ran: Simulation, net: int, offer: Bid, head: Head) -> Order:
+        positions = positions_of(work.job.plans)
         return Order(
-            id=job.id,
-            market=plan.market,
-            borrower=plan.borrower,
+            id=work.id,
+            market=positions[0][0],
+            borrower=positions[0][1],
             to=self._settings.executor,
             data=data,
             gas_limit=offer.gas_limit,
@@ -188,12 +248,30 @@ class TransactionProver:
             predicted_gain=ran.gain,
             predicted_gas=ran.gas_used,
             predicted_net=net,
-            plan=summary(plan),
+            plan=summary(work.job.plans),
+            others=positions[1:],
         )
 
 
-def summary(plan: Plan) -> dict[str, str | int]:
-    """What the journal keeps of a plan; amounts as decimal text of base units."""
+def positions_of(plans: Sequence[Plan]) -> tuple[tuple[str, Address], ...]:
+    """Market and borrower of everything the plans take, each once."""
+    return tuple(dict.fromkeys((p.market, borrower) for p in plans for borrower in (p.borrower, *p.others)))
+
+
+def summary(plans: Sequence[Plan]) -> dict[str, str | int]:
+    """What the journal keeps of plans; amounts as decimal text of base units. Of several, the first one's numbers."""
+    plan, gain, gas = plans[0], sum(plan.gain for plan in plans), sum(plan.gas for plan in plans)
+    told = _summary(plan) | {"planned_gain": str(gain), "planned_gas": gas}
+    if len(plans) > 1:
+        told["items"] = "; ".join(
+            f"{p.borrower} in {p.market}: {p.seizure.repaid} {p.debt.symbol} for {p.seizure.seized}"
+            f" {p.collateral.symbol}, gain {p.gain}"
+            for p in plans
+        )
+    return told
+
+
+def _summary(plan: Plan) -> dict[str, str | int]:
     return {
         "debt": plan.debt.symbol,
         "collateral": plan.collateral.symbol,

@@ -89,7 +89,11 @@ def _words(data: bytes, depth: int) -> str:
             return "…"
         if selector == _STEP_FAILED:
             index, reason = decode(["uint256", "bytes"], rest)
-            return f"step {index}: {_words(reason, depth - 1)}"
+            # A step of an item has the item's place, counted from one, above its own.
+            places = [index & 0xFFFF]
+            while index := index >> 16:
+                places.insert(0, (index & 0xFFFF) - 1)
+            return "".join(f"step {place}: " for place in places) + _words(reason, depth - 1)
         if selector == _TOKEN_REFUSED:
             token, answer = decode(["address", "bytes"], rest)
             said = "answered false" if answer == bytes(32) else _words(answer, depth - 1)

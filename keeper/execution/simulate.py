@@ -37,7 +37,7 @@ def funded(sender: Address) -> dict[Address, dict[str, Any]]:
 
 
 class Simulator:
-    """Runs trials in the block after a head, each on its own, all in one round trip.
+    """Runs trials in the block after a head, each on its own or in chains, all in one round trip.
 
     `eth_simulateV1` with validation, so that nonce, balance and fees are checked as in a block and BASEFEE is real.
     Where a node lacks it: `eth_call` and `eth_estimateGas` with the same overrides; the gas is then an upper bound.
@@ -68,7 +68,7 @@ class Simulator:
 
         Raises Transient, also from a node without `eth_simulateV1`: nothing else runs two calls in one block.
         """
-        requests = [("eth_simulateV1", self._simulate_params(head, timestamp, trial, first)) for trial in trials]
+        requests = [("eth_simulateV1", self._simulate_params(head, timestamp, [trial], first)) for trial in trials]
         answers = await asyncio.gather(*(self._client.request(method, params) for method, params in requests))
         found: list[Simulation] = []
         for answer in answers:
@@ -88,24 +88,36 @@ class Simulator:
 
         Raises Transient when the node cannot answer for this head, BadData when its answer cannot be read.
         """
-        if not trials:
+        return [
+            ran for (ran,) in await self.in_order(head, timestamp, [[trial] for trial in trials]) if ran is not None
+        ]
+
+    async def in_order(
+        self, head: Head, timestamp: int, chains: Sequence[Sequence[Trial]]
+    ) -> list[list[Simulation | None]]:
+        """The same where the trials of each chain are included one after the other; chains know nothing of each other.
+
+        None for what a node without `eth_simulateV1` cannot run: everything but the first of a chain.
+        """
+        if not chains:
             return []
-        if self._has_simulate and len(trials) > 1:
-            requests = [("eth_simulateV1", self._simulate_params(head, timestamp, trial)) for trial in trials]
+        if self._has_simulate and len(chains) > 1:
+            requests = [("eth_simulateV1", self._simulate_params(head, timestamp, chain)) for chain in chains]
             try:
-                return [self._simulated(head, answer) for answer in await self._client.batch(requests)]
+                answers = await self._client.batch(requests)
+                return [self._each(head, a, len(chain)) for a, chain in zip(answers, chains, strict=True)]
             except Refusal as refusal:
                 self._check(refusal)  # one of the trials is at fault, or the method: ask for each by itself
-        return list(await asyncio.gather(*(self._one(head, timestamp, trial) for trial in trials)))
+        return list(await asyncio.gather(*(self._one(head, timestamp, chain) for chain in chains)))
 
-    async def _one(self, head: Head, timestamp: int, trial: Trial) -> Simulation:
+    async def _one(self, head: Head, timestamp: int, chain: Sequence[Trial]) -> list[Simulation | None]:
         if self._has_simulate:
             try:
-                params = self._simulate_params(head, timestamp, trial)
-                return self._simulated(head, await self._client.request("eth_simulateV1", params))
+                params = self._simulate_params(head, timestamp, chain)
+                return self._each(head, await self._client.request("eth_simulateV1", params), len(chain))
             except Refusal as refusal:
                 self._check(refusal)
-        return await self._call(head, timestamp, trial)
+        return [await self._call(head, timestamp, chain[0]), *[None] * (len(chain) - 1)]
 
     def _check(self, refusal: Refusal) -> None:
         """Raise a refusal after which `eth_call` would be no better."""
@@ -115,14 +127,23 @@ class Simulator:
             raise refusal
 
     def _simulate_params(
-        self, head: Head, timestamp: int, trial: Trial, first: Mapping[str, str] | None = None
+        self, head: Head, timestamp: int, trials: Sequence[Trial], first: Mapping[str, str] | None = None
     ) -> list[Any]:
         block = {
             "blockOverrides": next_block(head, timestamp),
             "stateOverrides": self._overrides,
-            "calls": [*([first] if first is not None else []), self._transaction(trial)],
+            "calls": [*([first] if first is not None else []), *map(self._transaction, trials)],
         }
         return [{"blockStateCalls": [block], "validation": True, "traceTransfers": False}, {"blockHash": head.hash}]
+
+    def _each(self, head: Head, answer: Any, count: int) -> list[Simulation | None]:
+        try:
+            calls = list(answer[0]["calls"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise BadData(f"the node's eth_simulateV1 cannot be read ({error!r}): use another endpoint") from error
+        if len(calls) != count:
+            raise BadData(f"the node's eth_simulateV1 answers {len(calls)} of {count} calls: use another endpoint")
+        return [self._simulated(head, [{"calls": [call]}]) for call in calls]
 
     def _simulated(self, head: Head, answer: Any) -> Simulation:
         try:

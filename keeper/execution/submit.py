@@ -35,7 +35,12 @@ class LiveSubmitter:
     @property
     def pending(self) -> int:
         """Attempts that may still be mined, as of the latest `settle` or `submit`."""
-        return len(self._open)
+        return len(set(self._open.values()))
+
+    @property
+    def keeps_order(self) -> bool:
+        """Orders of one chain go through one key, whose nonces are mined in order."""
+        return True
 
     async def settle(self, head: Head) -> list[Verdict]:
         """Settle what was sent, then rebroadcast or cancel what needs it."""
@@ -56,7 +61,7 @@ class LiveSubmitter:
 
     async def _look(self) -> None:
         attempts = await self._ledger.unsettled()
-        self._open = {(a.market, a.borrower): a.id for a in attempts if a.state in OPEN}
+        self._open = {key: a.id for a in attempts if a.state in OPEN for key in a.positions}
 
 
 class DrySubmitter:
@@ -66,7 +71,11 @@ class DrySubmitter:
     `hold` blocks instead.
     """
 
-    def __init__(self, client: Client, ledger: Ledger, sender: Address, hold: int = 50) -> None:
+    def __init__(
+        self, client: Client, ledger: Ledger, sender: Address, hold: int = 50, *, keeps_order: bool = True
+    ) -> None:
+        """`keeps_order` as the submitter has it that would send."""
+        self.keeps_order = keeps_order
         self._client = client
         self._ledger = ledger
         self._sender = sender
@@ -104,5 +113,5 @@ class DrySubmitter:
             tx = Signed(TxKind.EXECUTE, nonce, None, order.data, order.gas_limit, order.max_fee, order.tip)
             await self._ledger.signed(attempt.id, tx)
             await self._ledger.record([Verdict(attempt.id, AttemptState.DROPPED, DRY, closed=True)])
-            self._ordered[order.market, order.borrower] = (order.head.number, attempt.id)
+            self._ordered |= dict.fromkeys(order.positions, (order.head.number, attempt.id))
             return Sending(attempt.id, nonce, Reception.ACCEPTED, DRY)

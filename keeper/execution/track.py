@@ -107,8 +107,8 @@ def superseded(attempts: Sequence[Attempt]) -> set[str]:
     newest: dict[tuple[str, Address], Attempt] = {}
     outdated: set[str] = set()
     for attempt in sorted((a for a in attempts if a.state in OPEN), key=lambda a: (a.head_number, a.nonce)):
-        older = newest.get((attempt.market, attempt.borrower))
-        if older is not None:
-            outdated.add(older.id)
-        newest[attempt.market, attempt.borrower] = attempt
+        for key in attempt.positions:
+            if key in newest:
+                outdated.add(newest[key].id)
+            newest[key] = attempt
     return outdated

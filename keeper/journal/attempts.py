@@ -41,12 +41,13 @@ def insert(db: sqlite3.Connection, order: Order, signer: Address, nonce: int, at
         predicted_gain=order.predicted_gain,
         predicted_gas=order.predicted_gas,
         predicted_net=order.predicted_net,
+        others=order.others,
     )
     try:
         db.execute(
             "INSERT INTO attempts (id, market, borrower, signer, nonce, executor, state, detail, created_at,"
-            " head_number, head_hash, predicted_gain, predicted_gas, predicted_net, plan)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?)",
+            " head_number, head_hash, predicted_gain, predicted_gas, predicted_net, plan, others)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 order.id,
                 order.market,
@@ -62,6 +63,7 @@ def insert(db: sqlite3.Connection, order: Order, signer: Address, nonce: int, at
                 str(order.predicted_gas),
                 str(order.predicted_net),
                 json.dumps(order.plan, separators=(",", ":")),
+                _others(order),
             ),
         )
     except sqlite3.IntegrityError as error:
@@ -94,7 +96,10 @@ def add_signed(db: sqlite3.Connection, attempt_id: str, tx: Signed, at: int) -> 
 
 
 def repredict(db: sqlite3.Connection, order: Order) -> None:
-    """What is predicted for an open attempt, by a newer simulation. Its head number stays that of the first one."""
+    """What is predicted for an open attempt, by a newer simulation. Its head number and positions stay the first one's.
+
+    A position that the newest transaction leaves out may still be taken by an older one of the attempt.
+    """
     state, _ = _state(db, order.id)
     if state.final:
         raise Halt(f"attempt {order.id} is {state} and cannot be planned anew: report this as a defect of the keeper")
@@ -160,7 +165,8 @@ def load(db: sqlite3.Connection, where: str, values: Iterable[str | int]) -> lis
     """Attempts selected by a constant SQL condition."""
     rows = db.execute(
         "SELECT id, market, borrower, signer, nonce, state, created_at, head_number, executor, sent_number,"  # noqa: S608  only constants of this package are passed as `where`
-        f" ended_number, ended_hash, detail, predicted_gain, predicted_gas, predicted_net FROM attempts WHERE {where}",
+        f" ended_number, ended_hash, detail, predicted_gain, predicted_gas, predicted_net, others"
+        f" FROM attempts WHERE {where}",
         tuple(values),
     ).fetchall()
     try:
@@ -188,7 +194,12 @@ def _attempt(db: sqlite3.Connection, row: tuple[Any, ...]) -> Attempt:
         predicted_gain=int(row[13]),
         predicted_gas=int(row[14]),
         predicted_net=int(row[15]),
+        others=tuple((market, Address(borrower)) for market, borrower in json.loads(row[16])),
     )
+
+
+def _others(order: Order) -> str:
+    return json.dumps(order.others, separators=(",", ":"))
 
 
 def _transactions(db: sqlite3.Connection, attempt_id: str) -> tuple[Signed, ...]:

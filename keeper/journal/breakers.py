@@ -49,6 +49,12 @@ class ResultRow:
     gain: int
     predicted_gain: int
     revert: str
+    others: tuple[tuple[str, Address], ...] = ()
+
+    @property
+    def positions(self) -> tuple[tuple[str, Address], ...]:
+        """Market and borrower of everything the attempt was to take."""
+        return ((self.market, self.borrower), *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +193,8 @@ def results(db: sqlite3.Connection, since: int) -> list[ResultRow]:
     rows = db.execute(
         "SELECT * FROM (SELECT (SELECT MAX(e.id) FROM attempt_events e WHERE e.attempt_id = a.id"
         " AND e.to_state = o.state) AS event, a.id, a.market, a.borrower, o.state, o.net,"
-        " o.gain, a.predicted_gain, COALESCE(o.revert, a.detail) FROM outcomes o JOIN attempts a ON a.id = o.attempt_id"
+        " o.gain, a.predicted_gain, COALESCE(o.revert, a.detail), a.others FROM outcomes o"
+        " JOIN attempts a ON a.id = o.attempt_id"
         " WHERE o.at > ?1) AS r JOIN attempt_events e ON e.id = r.event WHERE e.at > ?1 ORDER BY r.event",
         (since,),
     )
@@ -204,8 +211,9 @@ def results(db: sqlite3.Connection, since: int) -> list[ResultRow]:
             gain=int(gain),
             predicted_gain=int(predicted),
             revert=revert,
+            others=tuple((other, Address(who)) for other, who in json.loads(others)),
         )
-        for event, attempt_id, market, borrower, state, net, gain, predicted, revert, _, _, at, *_
+        for event, attempt_id, market, borrower, state, net, gain, predicted, revert, others, _, _, at, *_
         in rows
     ]  # fmt: skip
 

@@ -18,6 +18,7 @@ from keeper.journal import file
 from keeper.journal.rivals import Competition, competition
 
 T = TypeVar("T")
+_OTHERS_SINCE = 4  # schema version in which an attempt may have several positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class AttemptRow:
     gain: int | None
     net: int | None
     revert: str | None
+    others: tuple[tuple[str, str], ...] = ()  # further positions that it takes: market and borrower
 
     def json(self) -> dict[str, Any]:
         """All fields by name; amounts and gas as decimal strings."""
@@ -246,15 +248,17 @@ def attempts(
     """Attempts and their outcomes, newest first. The limit −1 means all."""
     cursor = db.cursor()
     cursor.row_factory = sqlite3.Row
+    known = db.execute("PRAGMA user_version").fetchone()[0] >= _OTHERS_SINCE
+    others = "a.others" if known else "'[]'"
     rows = cursor.execute(
-        "SELECT a.id, a.market, a.borrower, a.signer, a.nonce, a.executor, a.state, a.closed_at IS NOT NULL AS closed,"
+        "SELECT a.id, a.market, a.borrower, a.signer, a.nonce, a.executor, a.state, a.closed_at IS NOT NULL AS closed,"  # noqa: S608  a constant
         " a.detail, a.created_at, a.head_number, coalesce(o.tx_hash, (SELECT hash FROM transactions t"
         " WHERE t.attempt_id = a.id ORDER BY t.id DESC LIMIT 1)) AS tx_hash, a.plan,"
         " a.predicted_gain, a.predicted_gas, a.predicted_net, o.block_number, o.gas_used, o.gas_price, o.gain,"
-        " o.net, o.revert FROM attempts a LEFT JOIN outcomes o ON o.attempt_id = a.id"
-        " WHERE a.head_number >= ? AND a.created_at >= ? AND (? IS NULL OR a.borrower = ?)"
-        " ORDER BY a.created_at DESC, a.head_number DESC, a.nonce DESC, a.id LIMIT ?",
-        (since.block, since.at, borrower, borrower, limit),
+        f" o.net, o.revert, {others} AS others FROM attempts a LEFT JOIN outcomes o ON o.attempt_id = a.id"
+        f" WHERE a.head_number >= ?1 AND a.created_at >= ?2 AND (?3 IS NULL OR a.borrower = ?3 OR instr({others}, ?3))"
+        " ORDER BY a.created_at DESC, a.head_number DESC, a.nonce DESC, a.id LIMIT ?4",
+        (since.block, since.at, borrower, limit),
     )
     return [_attempt(row) for row in rows]
 
@@ -282,7 +286,14 @@ def _attempt(row: sqlite3.Row) -> AttemptRow:
     named = {name: row[name] for name in row.keys()}  # noqa: SIM118  iterating a Row gives its values
     for name in ("predicted_gain", "predicted_gas", "predicted_net", "gas_used", "gas_price", "gain", "net"):
         named[name] = None if named[name] is None else int(named[name])
-    return AttemptRow(**named | {"closed": bool(named["closed"]), "plan": json.loads(named["plan"])})
+    return AttemptRow(
+        **named
+        | {"closed": bool(named["closed"]), "plan": json.loads(named["plan"]), "others": _pairs(named["others"])}
+    )
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple((market, borrower) for market, borrower in json.loads(text))
 
 
 def _errors(values: list[int]) -> Errors:

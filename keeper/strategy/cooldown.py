@@ -51,7 +51,7 @@ class Cooldowns:
         self._seconds = seconds
         self._block_time = block_time
         self._classify = classify or classifier({})
-        self._sent: dict[str, tuple[_Key, int]] = {}
+        self._sent: dict[str, dict[_Key, int]] = {}  # attempt -> positions and their health
         self._pauses: dict[_Key, _Pause] = {}
         self._unproved: dict[_Key, _Pause] = {}  # by failed simulations
         self._quarantined: dict[_Key, str] = {}
@@ -59,7 +59,7 @@ class Cooldowns:
 
     def sent(self, attempt_id: str, market: str, borrower: Address, health_factor: int) -> None:
         """An attempt has gone out for a position of this health."""
-        self._sent[attempt_id] = ((market, borrower), health_factor)
+        self._sent.setdefault(attempt_id, {})[market, borrower] = health_factor
         self._unproved.pop((market, borrower), None)
 
     def unproved(self, market: str, borrower: Address, health_factor: int, why: str, now: int) -> None:
@@ -77,12 +77,12 @@ class Cooldowns:
         known = self._sent.get(verdict.attempt_id)
         if known is None:
             return
-        key, health_factor = known
-        pause = self._after(verdict, now, health_factor)
-        if pause is None:
-            self._pauses.pop(key, None)
-        else:
-            self._pauses[key] = pause
+        for key, health_factor in known.items():
+            pause = self._after(verdict, now, health_factor)
+            if pause is None:
+                self._pauses.pop(key, None)
+            else:
+                self._pauses[key] = pause
         if verdict.closed:
             del self._sent[verdict.attempt_id]
 

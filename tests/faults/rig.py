@@ -30,7 +30,7 @@ from keeper.errors import KeeperError
 from keeper.execution.executor import creation_code
 from keeper.journal.journal import Journal
 from keeper.journal.queries import AttemptRow, attempts
-from keeper.model import Address, Decision, Head, Order, Plan, Skip, Verdict, address
+from keeper.model import Address, Decision, Head, Order, Skip, Verdict, address
 from keeper.ports import Book, Proof, Sent, Submitter, Synced
 from keeper.protocols.aave_v3 import AaveV3Book
 from keeper.strategy.opportunity import Opportunity
@@ -91,6 +91,10 @@ class Desk:
     def pending(self) -> int:
         return self.inner.pending
 
+    @property
+    def keeps_order(self) -> bool:
+        return self.inner.keeps_order
+
     async def settle(self, head: Head) -> Sequence[Verdict]:
         return await self.inner.settle(head)
 
@@ -102,7 +106,8 @@ class Desk:
         wrong = self.rig.untruth(order)
         if wrong:
             self.untrue.append(wrong)
-        assert self.inner.in_flight(order.market, order.borrower, order.head) is None, "the same position twice"
+        for market, borrower in order.positions:
+            assert self.inner.in_flight(market, borrower, order.head) is None, "the same position twice"
         return await self.inner.submit(order)
 
 
@@ -117,7 +122,7 @@ class Unguarded:
     async def audited(self, mirror: str, difference: Skip | None) -> None: ...
 
     @asynccontextmanager
-    async def sending(self, order: Order, plan: Plan, value: int) -> AsyncIterator[Skip | None]:
+    async def sending(self, order: Order, repaid: object) -> AsyncIterator[Skip | None]:
         yield None
 
 

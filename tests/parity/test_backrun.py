@@ -30,7 +30,7 @@ from keeper.execution.executor import creation_code
 from keeper.execution.oracle_updates import ANSWER_UPDATED, decode_call
 from keeper.journal import Journal, queries
 from keeper.journal.queries import AttemptRow
-from keeper.model import Address, Decision, Head, Order, Plan, Skip, Verdict, address, checksum
+from keeper.model import Address, Decision, Head, Order, Skip, Verdict, address, checksum
 from keeper.ports import Book, Proof, Synced
 from keeper.strategy.opportunity import Opportunity
 from tests.support.fork import Fork
@@ -77,7 +77,7 @@ class NoLimits:
     async def settled(self, verdicts: object) -> None: ...
     async def audited(self, mirror: str, difference: Skip | None) -> None: ...
 
-    def sending(self, order: Order, plan: Plan, value: int) -> nullcontext[Skip | None]:
+    def sending(self, order: Order, repaid: object) -> nullcontext[Skip | None]:
         return nullcontext(None)
 
 

@@ -54,7 +54,7 @@ class Desk:
             return None
         quoter = self.parts.quoter(FeeQuote(head.next_base_fee(), 10**8), frozenset())
         consider = self.parts.appraiser.consider
-        return consider(self.book, position, quoter, FEES, now=head.timestamp, in_flight=False)
+        return consider(self.book, position, quoter, FEES, now=head.timestamp, in_flight=lambda _: False)
 
 
 @pytest.fixture

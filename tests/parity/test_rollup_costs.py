@@ -21,7 +21,7 @@ from keeper.execution.fees import USUAL_CALLDATA, FeeSource, data_up
 from keeper.execution.signer import Unsigned
 from keeper.journal.attempts import load as attempts
 from keeper.model import Address, Attempt, AttemptState, FeeQuote, Head, SkipReason, TxKind, address
-from keeper.ports import Synced
+from keeper.ports import Job, Synced
 from keeper.strategy.opportunity import Opportunity
 from tests.parity.test_rivals import Scene, mined, scene
 from tests.support.fork import Fork
@@ -57,7 +57,7 @@ async def fees_now(on: Scene, head: Head) -> FeeQuote:
 
 
 async def only(on: Scene, synced: Synced, fees: FeeQuote) -> Opportunity:
-    (found,) = await on.engine.survey(synced, fees)
+    (found,) = await on.engine.survey(synced, on.engine.scene(synced, fees))
     return found
 
 
@@ -120,10 +120,11 @@ async def test_the_op_stacks_fee_closes_the_gate_at_its_exact_wei(fork: Fork, tm
 
         # The floor that travels in the calldata covers the very transaction's data, which is longer than usual.
         assert found.liquidation is not None
-        data = on.parts.prover._calldata(plan, found.liquidation, "0x" + "11" * 32)
+        job = Job(((plan, found.liquidation),))
+        data = on.parts.prover._calldata(job, "0x" + "11" * 32)
         assert len(data) > len(USUAL_CALLDATA)
         (_, _, minimum, *_), _, _ = decode(EXECUTOR.functions["execute"].inputs, data[4:])
-        assert minimum == on.parts.prover.floor(plan, len(data)) > on.parts.prover.floor(plan)
+        assert minimum == on.parts.prover.floor(job, len(data)) > on.parts.prover.floor(job)
         store(fork, GAS_PRICE_ORACLE, 0, limit)
         tx = Unsigned(TxKind.EXECUTE, 1 << 16, on.parts.executor, data, plan.gas, 2 * fees.price, fees.tip)
         (real,) = await OpDataFee(on.parts.client, fork.world.chain_id).price([tx], head)

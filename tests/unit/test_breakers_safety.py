@@ -142,7 +142,7 @@ class Desk:
         return order
 
     async def allowed(self, order: Order | None = None, plan: Plan = PLAN, value: int = 1) -> Skip | None:
-        async with self.safety.sending(order or self.order(), plan, value) as barred:
+        async with self.safety.sending(order or self.order(), {plan.debt: value}) as barred:
             return barred
 
     @property
@@ -362,7 +362,7 @@ async def test_a_pause_survives_a_restart_and_bars_every_order(desk: Desk) -> No
 
 async def test_a_confirmed_pause_means_nothing_is_on_its_way_out(desk: Desk) -> None:
     """The pause waits for the order that is being sent; orders behind it are barred."""
-    async with desk.safety.sending(desk.order(), PLAN, 1) as barred:
+    async with desk.safety.sending(desk.order(), {PLAN.debt: 1}) as barred:
         assert barred is None
         pausing = asyncio.ensure_future(desk.safety.pause("now"))
         await asyncio.sleep(0.05)

@@ -18,11 +18,13 @@ from keeper.execution.submit import LiveSubmitter, new_attempt_id
 from keeper.execution.track import Tracker
 from keeper.journal import Journal
 from keeper.model import Address, Attempt, FeeQuote, Head, Skip, SkipReason, TxKind
-from keeper.ports import Book, Proof, Renewal, Safeguards, Synced
+from keeper.ports import Book, Proof, Renewal, Safeguards
 from keeper.replacing import Patience, Replacing
 from keeper.strategy.gates import GateResult
 from keeper.strategy.opportunity import Opportunity
+from keeper.strategy.scene import Scene as Pass
 from tests.support.execution_chain import GWEI, ME, Chain, FakeClient, FakeSigner, an_order
+from tests.unit.test_strategy_gates import PLAN
 
 pytestmark = pytest.mark.unit
 
@@ -67,9 +69,9 @@ class FakeRenewer:
     def _proof(self, job: Renewal, head: Head) -> Proof:
         if self.failure or job.least_max_fee > self.most:
             skip = Skip(SkipReason.SIMULATION_SHORT, self.failure or "the share is used up")
-            return Proof(job.plan, skip=skip)
+            return Proof(job.job, skip=skip)
         order = an_order(head, BORROWER, job.attempt_id, job.least_max_fee, job.least_tip)
-        return Proof(job.plan, order=replace(order, predicted_gain=77))
+        return Proof(job.job, order=replace(order, predicted_gain=77))
 
 
 class Scene:
@@ -89,14 +91,13 @@ class Scene:
         self.gates: tuple[GateResult, ...] = ()
         self.planned = True
         self.counted: Counter[str] = Counter()
+        self.plan = replace(PLAN, market="market", borrower=Address("0x" + BORROWER.hex()), buy=None, sell=None)
         self.replacing = Replacing(
             journal,
             self.lanes,
             self.renewer,
             cast(Safeguards, self.safeguards),
-            [cast(Book, self.book)],
             Patience(WAIT, WAIT),
-            12,
             lambda what: self.counted.update([what]),
         )
 
@@ -111,8 +112,9 @@ class Scene:
     def opportunity(self) -> Opportunity:
         account = SimpleNamespace(borrower=Address("0x" + BORROWER.hex()))
         position: Any = SimpleNamespace(market="market", account=account)
+        assert self.plan.buy is None  # nothing is traded, so nothing has to be quoted behind it
         skip = None if self.planned else Skip(SkipReason.UNPROFITABLE, "gas eats it")
-        choice: Any = SimpleNamespace(plan=object() if self.planned else None, skip=skip)
+        choice: Any = SimpleNamespace(plan=self.plan if self.planned else None, skip=skip)
         return Opportunity(position, choice, self.gates, cast(Any, object()))
 
     async def blocks(self, count: int) -> Attempt:
@@ -121,8 +123,11 @@ class Scene:
             self.chain.mine(lambda tx: False)
             await self.submitter.settle(self.chain.head)
             found = [self.opportunity()] if self.book.liquidatable else []
-            synced = cast(Synced, SimpleNamespace(head=self.chain.head, behind=self.behind))
-            await self.replacing.review(synced, found, FEES)
+            books = {} if "market" in self.behind else {"market": cast(Book, self.book)}
+            head, appraiser = self.chain.head, cast(Any, SimpleNamespace(sources=()))
+            quoter = cast(Any, object())
+            scene = Pass(appraiser, books, quoter, FEES, head, head.timestamp + 12, 0, lambda market, borrower: True)
+            await self.replacing.review(found, scene)
         return await self.attempt()
 
 
