@@ -16,6 +16,8 @@ from keeper.program import Step
 from keeper.rewind import Rewind
 
 _READS_AT_ONCE = 4_000  # the client makes requests of them that a node will take
+EMPTIED, UNINITIALISED, ILLIQUID = "its last event emptied it", "it is not initialised", "it has no liquidity"
+_ENDED_BY_AN_EVENT = frozenset({EMPTIED, UNINITIALISED, ILLIQUID})  # reasons that a log of the pool puts an end to
 _REORG_MARGIN = 256  # blocks of old factory logs looked at again after a restart
 
 
@@ -64,7 +66,7 @@ class StateMirror(ABC, Generic[P]):
         self._number: int | None = None
         self._oldest = 0  # nothing is known of the state before this block
         self._distrusted = "it has not been loaded"
-        self._cursor = 0
+        self._cursor = self._again = 0
 
     # ------------------------------------------------------------------------------------------ for the router
 
@@ -187,10 +189,14 @@ class StateMirror(ABC, Generic[P]):
     async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
         """Compare the next `sample` pools with the chain at `head`, which must be the block they stand at.
 
-        A Skip names the first difference; every pool that differs is stale from then on.
+        A Skip names the first difference; every pool that differs is stale from then on. So are the next `sample` of
+        those that could not be used for what the node said, which may have been wrong.
         """
+        if head.number != self._number or self._distrusted:
+            return None
+        self._reconsider(sample)
         pools = self.usable()
-        if not pools or head.number != self._number:
+        if not pools:
             return None
         picked = [pools[(self._cursor + i) % len(pools)] for i in range(min(sample, len(pools)))]
         self._cursor += len(picked)
@@ -202,6 +208,13 @@ class StateMirror(ABC, Generic[P]):
         address, difference = next(iter(read.items()))
         detail = f"{self.name} pool {address} is not what the chain says at block {head.number}: {difference}"
         return Skip(SkipReason.MARKET_UNKNOWN, detail, {"pools": len(read)})
+
+    def _reconsider(self, sample: int) -> None:
+        doubtful = [address for address, reason in self._unusable.items() if reason not in _ENDED_BY_AN_EVENT]
+        for number in range(min(sample, len(doubtful))):
+            address = doubtful[(self._again + number) % len(doubtful)]
+            self._rewind.set(self._stale, address, f"it is read again: {self._unusable[address]}")
+        self._again += sample
 
     def snapshot(self) -> bytes:
         """Pools and their states; amounts as decimal text."""
@@ -322,7 +335,7 @@ class StateMirror(ABC, Generic[P]):
             self._rewind.delete(self._unusable, subject)
         elif pool is not None:
             self._rewind.delete(self._states, subject)
-            self._rewind.set(self._unusable, subject, "its last event emptied it")
+            self._rewind.set(self._unusable, subject, EMPTIED)
 
 
 class PoolMirror(StateMirror[P]):

@@ -11,7 +11,7 @@ from keeper.errors import BadData
 from keeper.model import Address, Head, Hop, Log, Read, address
 from keeper.ports import Client
 from keeper.program import Amount, Call, Callback, Patch, Source, Step, Transfer, encode
-from keeper.venues.mirror import PoolInfo, PoolMirror, read_many
+from keeper.venues.mirror import ILLIQUID, PoolInfo, PoolMirror, read_many
 
 BPS = 10_000
 _PIPS_PER_BPS = 100
@@ -192,7 +192,7 @@ class UniswapV2(PoolMirror[V2Pool]):
         for info, reserves in zip(infos, await self._read(client, head, infos), strict=True):
             pool = None if reserves is None else self._make(info, *reserves)
             if pool is None:
-                unusable[info.address] = "it has no liquidity" if reserves else "its reserves cannot be read"
+                unusable[info.address] = ILLIQUID if reserves else "its reserves cannot be read"
             else:
                 states[info.address] = pool
         return states, unusable

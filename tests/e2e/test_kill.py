@@ -29,6 +29,9 @@ LATEST = 4.5  # seconds after its start at which a daemon is killed at the lates
 
 def lives(scene: Theatre, rng: random.Random) -> None:
     """Prices fall; then `KILLS` daemons die, and one is left to finish."""
+    # An attempt that another of ours in the same pool has failed is tried again while the scene lasts.
+    text = scene.config.read_text()
+    scene.config.write_text(text.replace("[strategy]", '[strategy]\ncooldown = "2s"', 1))
     daemon = Daemon(scene.config, scene.http, scene.folder / "daemon.log", live=True)
     try:
         daemon.start()

@@ -280,6 +280,36 @@ async def test_a_pool_is_born_by_its_events() -> None:
     assert venue.excluded == {}
 
 
+@pytest.mark.parametrize("loaded", [True, False], ids=["on re-reading", "from the start"])
+async def test_a_pool_lost_to_a_nodes_slip_is_looked_at_again(loaded: bool) -> None:
+    """An answer that contradicts itself costs the pool until the next audit, not for ever; nor does one that is true.
+
+    What the pool's own events end is not asked for again.
+    """
+    slip, good = V3State(liquidity=DEEP + 1), V3State()
+    node = FakeNode([created_v3(5, POOL, A, B)], pools={POOL: good if loaded else slip})
+    venue = UniswapV3(FACTORY, 3, [A, B])
+    await venue.load(node, head(10))
+    if loaded:
+        venue.apply(Block(head(11), (swapped(11, POOL, Q96, DEEP - 1, 0),)))  # makes it stale
+        node.pools[POOL] = slip
+        await venue.refresh(node, head(11))
+    at = head(11 if loaded else 10)
+    for state, usable in ((slip, 0), (slip, 0), (good, 1)):
+        node.pools[POOL] = state
+        assert not venue.dirty
+        assert venue.pools() == []
+        assert "add up" in venue.excluded[POOL]
+        assert await venue.audit(node, at, 5) is None
+        assert venue.dirty
+        await venue.refresh(node, at)
+        assert len(venue.pools()) == usable
+    node.pools[POOL] = V3State(price=0)
+    await venue.load(node, head(12))
+    assert await venue.audit(node, head(12), 5) is None
+    assert not venue.dirty
+
+
 async def test_audit_finds_and_removes_what_differs() -> None:
     """A pool whose price, liquidity or a tick differs on chain is named in a Skip and not offered until re-read."""
     venue, node = await loaded_v3()

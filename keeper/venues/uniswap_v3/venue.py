@@ -10,7 +10,7 @@ from keeper.errors import BadData
 from keeper.model import Address, Head, Hop, Log, Read, address
 from keeper.ports import Client
 from keeper.program import Amount, Call, Callback, Patch, Source, Step, Transfer, encode, word
-from keeper.venues.mirror import PoolInfo, PoolMirror, read_many
+from keeper.venues.mirror import UNINITIALISED, PoolInfo, PoolMirror, read_many
 from keeper.venues.uniswap_v3.pool import V3Pool
 from keeper.venues.uniswap_v3.tick_math import MAX_TICK, MIN_TICK
 from keeper.venues.uniswap_v3.ticks import HIGHEST_PRICE, LOWEST_PRICE, TickMap
@@ -191,7 +191,7 @@ class UniswapV3(PoolMirror[V3Pool]):
                 continue
             price, tick, *_, unlocked = slot0
             if price == 0:
-                found.append("it is not initialised")
+                found.append(UNINITIALISED)
             elif not unlocked:
                 found.append("it is locked")
             elif (fee[0], spacing[0]) != (info.fee, info.spacing):

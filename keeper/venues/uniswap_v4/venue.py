@@ -10,7 +10,7 @@ from keeper.errors import BadData
 from keeper.model import ZERO_ADDRESS, Address, Head, Hop, Log, Read, Watch, address
 from keeper.ports import Client
 from keeper.program import Amount, Call, Callback, Keep, Patch, Source, Step, Transfer, encode, kept
-from keeper.venues.mirror import PoolInfo, PoolMirror
+from keeper.venues.mirror import UNINITIALISED, PoolInfo, PoolMirror
 from keeper.venues.uniswap_v3.swap_math import FEE_UNIT
 from keeper.venues.uniswap_v3.tick_math import MAX_TICK, MIN_TICK
 from keeper.venues.uniswap_v3.ticks import HIGHEST_PRICE, LOWEST_PRICE
@@ -217,7 +217,7 @@ class UniswapV4(PoolMirror[V4Pool]):
                 unusable[info.address] = str(error)
                 continue
             if sqrt_price == 0:
-                unusable[info.address] = "it is not initialised"
+                unusable[info.address] = UNINITIALISED
             elif fee != info.fee:
                 unusable[info.address] = f"its fee is {fee}, but it was announced with {info.fee}"
             elif pool.liquidity != liquidity:
