@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from keeper.model import FeeQuote, Skip
+from keeper.model import Address, FeeQuote, Skip
 from keeper.ports import Book, FlashSource, Liquidation, Position, Proof, Quoter, UptimeFeed
 from keeper.strategy.cooldown import Cooldowns
 from keeper.strategy.gates import GateContext, GateResult, Gates, first_closed
 from keeper.strategy.planner import Decision, Planner
+from keeper.strategy.wake import Wake
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,23 @@ class Appraiser:
         fees: FeeQuote,
         *,
         now: int,
-        in_flight: bool,
+        in_flight: Callable[[Address], bool],
         paused: bool = False,
         breaker: str | None = None,
         thorough: bool = False,
+        wake: Wake | None = None,
+        saved_gas: int = 0,
     ) -> Opportunity:
         """One position: its plan and every gate. `now` in Unix seconds; `thorough` works out every candidate.
 
-        `breaker` says why sending is stopped, None that it is not.
+        `quoter` is on the head's state, and so are the gates that ask it: what our own plans move says nothing about a
+        market. With `wake` the plan is for the state behind other plans; `saved_gas` is what it need not pay for.
+        `breaker` says why sending is stopped, None that it is not; `in_flight` is asked about borrowers of the market.
         """
-        choice = self.planner.plan(position, quoter, self.sources, fees, thorough=thorough)
+        behind = wake or Wake(quoter, self.sources)
+        choice = self.planner.plan(
+            position, behind.quoter, behind.lenders(), fees, thorough=thorough, saved_gas=saved_gas
+        )
         if choice.plan is None or choice.pair is None:
             return Opportunity(position, choice)
         account = position.account
@@ -79,7 +87,7 @@ class Appraiser:
             market_reason=book.status.reason,
             read_only=book.read_only,
             paused=paused,
-            in_flight=in_flight,
+            in_flight=any(map(in_flight, (account.borrower, *choice.plan.others))),
             cooldown_until=hold.until if hold is not None else None,
             held=hold.why if hold is not None else "",
             breaker=breaker,

@@ -1,0 +1,315 @@
+"""One order for all of a pass's plans, whatever their markets: each is for the state that those before it leave behind.
+
+Best first with lazy re-evaluation: the plan with the highest net is taken; the next one as it is while nothing taken
+touches what it needs, else it is planned anew behind what was taken and takes its place by its new net. A net mostly
+falls while it waits; where a trade the other way makes it rise, it is looked at again at once. Those who get in one
+another's way are then tried as leaders, place by place, as far as the work allowed suffices.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Generator, Iterator
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from keeper.errors import BadData
+from keeper.model import Address, Plan, Skip, SkipReason, market_of
+from keeper.strategy.opportunity import Opportunity
+from keeper.strategy.value import native
+from keeper.strategy.wake import Wake, routes
+
+Key = tuple[str, Address]  # market, borrower
+_Order = tuple[int, str, str, int]  # minus the net, market, borrower, place among the open
+TOO_MANY = "too many plans of this pass depend on one another to plan it anew"
+LEADERS = 6  # how many are tried in each place
+HOPEFUL = 4  # how many that do not pay alone are tried again when trades the other way make them better
+
+
+class Replanner(Protocol):
+    """Plans positions anew; `strategy.scene.Scene` is one."""
+
+    @property
+    def wake(self) -> Wake: ...
+
+    def again(self, one: Opportunity, wake: Wake, *, moved: bool = True, saved_gas: int = 0) -> Opportunity | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a plan changes, and whom it asks for a loan."""
+
+    pools: frozenset[Address]
+    lender: Address | None
+    assets: frozenset[tuple[str, Address]]  # book and token
+    positions: frozenset[Key]
+    anything: bool = False  # every trade counts
+
+    @classmethod
+    def of(cls, plan: Plan) -> Needs:
+        """Two routes, one loan, two assets of one book, and every position that the call takes."""
+        book = market_of(plan.market)
+        return cls(
+            frozenset[Address]().union(*(route.pools for route in routes(plan))),
+            plan.loan.lender if plan.loan is not None else None,
+            frozenset({(book, plan.debt.address), (book, plan.collateral.address)}),
+            frozenset((plan.market, borrower) for borrower in (plan.borrower, *plan.others)),
+        )
+
+    def moved(self, by: Needs) -> bool:
+        """Whether another plan's trades change what is traded or borrowed here."""
+        return self.anything or bool(self.pools & by.pools) or self.lender in by.pools
+
+    def shares(self, other: Needs) -> bool:
+        """Whether another plan may change what the market lets this one do."""
+        return bool(self.assets & other.assets) or bool(self.positions & other.positions)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A plan in its place. `behind`: places of those whose effects it counts on."""
+
+    opportunity: Opportunity
+    plan: Plan
+    behind: frozenset[int]
+    covers: tuple[Opportunity, ...] = ()  # positions that the same call takes
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A position planned on some state. The keys are the plans, by identity, that counted there."""
+
+    opportunity: Opportunity | None  # None: nothing of it is left
+    plan: Plan | None
+    needs: Needs  # where there is no plan: of the plan before
+    movers: tuple[int, ...] = ()
+    sharers: tuple[int, ...] = ()
+    why: str = ""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One order: the places taken so far, and how everybody else ended."""
+
+    wake: Wake
+    made: list[tuple[int, _Made, Plan]] = field(default_factory=list)  # place in the list of the open, plan
+    ended: dict[int, tuple[_Made, str]] = field(default_factory=dict)
+    owners: dict[Key, int] = field(default_factory=dict)  # position -> place in `made`
+    net: int = 0
+
+    def movers(self, needs: Needs) -> tuple[int, ...]:
+        return tuple(id(plan) for _, made, plan in self.made if needs.moved(made.needs))
+
+    def sharers(self, needs: Needs) -> tuple[int, ...]:
+        return tuple(id(plan) for _, made, plan in self.made if needs.shares(made.needs))
+
+    def take(self, index: int, made: _Made, plan: Plan) -> None:
+        self.owners |= dict.fromkeys(made.needs.positions, len(self.made))
+        self.made.append((index, made, plan))
+        self.wake = self.wake.after(plan)
+        self.net += plan.net
+
+
+class Sequence:
+    """The opportunities of one pass in order. Exhaust `steps`; then read `taken` and `skipped`.
+
+    At most `renewals` plans are made anew; what would need more ends as superseded.
+    """
+
+    def __init__(self, found: Several[Opportunity], scene: Replanner, renewals: int) -> None:
+        self._scene = scene
+        self._left = renewals
+        self._found = found
+        able = [one for one in found if one.skip is None and one.choice.plan is not None]
+        self._open = [*able, *_hopeful(found)]
+        self._known = [[_Made(one, plan, _needs(one))] for one in self._open for plan in (one.choice.plan,)]
+        self._best = _Run(scene.wake)
+
+    @property
+    def wake(self) -> Wake:
+        """The state behind everything taken."""
+        return self._best.wake
+
+    @property
+    def taken(self) -> tuple[Taken, ...]:
+        """The plans to carry out, in this order."""
+        run = self._best
+        covers: dict[int, list[Opportunity]] = {}
+        chosen = {id(made.opportunity) for _, made, _ in run.made} | {id(self._open[index]) for index, _, _ in run.made}
+        for one in self._found:
+            owner = run.owners.get(_key(one))
+            if owner is not None and id(one) not in chosen:
+                covers.setdefault(owner, []).append(one)
+        return tuple(
+            Taken(made.opportunity, plan, self._behind(place), tuple(covers.get(place, ())))
+            for place, (_, made, plan) in enumerate(run.made)
+            if made.opportunity is not None
+        )
+
+    @property
+    def skipped(self) -> tuple[tuple[Opportunity, Skip], ...]:
+        """Everybody else, with the reason on the state that counts."""
+        run = self._best
+        ended = {id(self._open[index]): self._end(index, made, why) for index, (made, why) in run.ended.items()}
+        closed = [(one, one.skip) for one in self._found if one.skip is not None and id(one) not in ended]
+        return tuple(item for item in (*closed, *ended.values()) if _key(item[0]) not in run.owners)
+
+    def steps(self) -> Iterator[None]:
+        """Do the work; after each plan made anew others may have a turn."""
+        yield from self._run(self._best, ())
+        lead: tuple[int, ...] = ()
+        while len(lead) < len(self._open) - 1:
+            for leader in self._leaders(lead):
+                if self._left <= 0:
+                    return
+                run = _Run(self._scene.wake)
+                yield from self._run(run, (*lead, leader))
+                if run.net > self._best.net:
+                    self._best = run
+            if len(self._best.made) <= len(lead):
+                return
+            lead = tuple(index for index, _, _ in self._best.made[: len(lead) + 1])
+
+    def _leaders(self, lead: tuple[int, ...]) -> list[int]:
+        """Whom to try behind `lead`: those whom somebody else gets in the way of, by what they earn alone."""
+        first = [known[0] for known in self._known]
+        rest = [index for index, made in enumerate(first) if index not in lead and made.plan is not None]
+        torn = [i for i in rest if any(first[i].needs.moved(first[j].needs) for j in rest if j != i)]
+        return sorted(torn, key=lambda index: _order(first[index], index))[:LEADERS]
+
+    def _run(self, run: _Run, lead: tuple[int, ...]) -> Iterator[None]:
+        """Best first, but for those who lead."""
+        waiting = {index: known[0] for index, known in enumerate(self._known)}
+        heap: list[_Order] = []
+        for index in lead:
+            yield from self._serve(run, index, waiting, heap)
+        heap[:] = [_order(made, index) for index, made in waiting.items() if made.plan is not None]
+        heapq.heapify(heap)
+        while heap:
+            order = heapq.heappop(heap)
+            index = order[-1]
+            if index in waiting and order == _order(waiting[index], index):  # else looked at again in the meantime
+                yield from self._serve(run, index, waiting, heap)
+        for index, made in waiting.items():  # never worth a try
+            run.ended[index] = made, ""
+
+    def _serve(self, run: _Run, index: int, waiting: dict[int, _Made], heap: list[_Order]) -> Iterator[None]:
+        """Take the plan, or let the position end, or wait again with a plan of another net."""
+        before = waiting.pop(index)
+        if _key(self._open[index]) in run.owners:
+            return
+        made = yield from self._look(run, index, before)
+        if made is None or made.plan is None:
+            run.ended[index] = (before, TOO_MANY) if made is None else (made, made.why)
+        elif made is before or not heap or _order(made, index) <= heap[0]:
+            run.take(index, made, made.plan)
+            yield from self._favour(run, made.plan, waiting, heap)
+        else:
+            waiting[index] = made
+            heapq.heappush(heap, _order(made, index))
+
+    def _favour(self, run: _Run, plan: Plan, waiting: dict[int, _Made], heap: list[_Order]) -> Iterator[None]:
+        """Those for whom `plan`, just taken, has made things better, by their new nets."""
+        for index, before in list(waiting.items()):
+            if _key(self._open[index]) in run.owners or not _favoured(self._open[index], before.plan, plan):
+                continue
+            made = yield from self._look(run, index, before)
+            if made is not None and made.plan is not None and made is not before:
+                waiting[index] = made
+                heapq.heappush(heap, _order(made, index))
+
+    def _look(self, run: _Run, index: int, before: _Made) -> Generator[None, None, _Made | None]:
+        """The position on the state of `run`; None when that would be more work than is allowed."""
+        known = self._known[index]
+        fits = (m for m in (before, *known) if (m.movers, m.sharers) == (run.movers(m.needs), run.sharers(m.needs)))
+        made = next(fits, None)
+        if made is None and self._left > 0:
+            made = self._renew(run, before)
+            known.append(made)
+            yield
+        return made
+
+    def _renew(self, run: _Run, before: _Made) -> _Made:
+        moved = before.movers != run.movers(before.needs)
+        again: Opportunity | None = None
+        why = "nothing of the position is left behind it, or that cannot be foreseen"
+        try:
+            if before.opportunity is not None:
+                again = self._scene.again(before.opportunity, run.wake, moved=moved)
+        except BadData as error:
+            why = str(error)
+        self._left -= again is not before.opportunity
+        plan = again.choice.plan if again is not None and again.skip is None else None
+        needs = before.needs if plan is None else Needs.of(plan)
+        return _Made(again, plan, needs, run.movers(needs), run.sharers(needs), why if again is None else "")
+
+    def _behind(self, place: int) -> frozenset[int]:
+        """What moves the plan's pools, and for one planned anew what it shares a market with."""
+        made = self._best.made
+        index, mine, _ = made[place]
+        fresh = mine.opportunity is not self._open[index]
+        return frozenset(
+            number
+            for number, (_, other, _) in enumerate(made[:place])
+            if mine.needs.moved(other.needs) or (fresh and mine.needs.shares(other.needs))
+        )
+
+    def _end(self, index: int, made: _Made, why: str) -> tuple[Opportunity, Skip]:
+        alone, again, before = self._open[index], made.opportunity, self._known[index][0]
+        if again is alone and alone.skip is not None:
+            return alone, alone.skip
+        needs = [made.needs, before.needs]
+        better = next(
+            plan for _, other, plan in self._best.made if any(n.moved(other.needs) or n.shares(other.needs) for n in needs)
+        )
+        first, net = f"the plan for {better.borrower} in {better.market}", 0 if before.plan is None else before.plan.net
+        if again is not None and again.skip is not None:
+            numbers = {**again.skip.numbers, "net_alone": net, "better_net": better.net}
+            return again, Skip(again.skip.reason, f"behind {first}: {again.skip.detail}", numbers)
+        text = f"nets {native(net)} native alone, but {first}, which nets {native(better.net)}, comes first: {why}"
+        return alone, Skip(SkipReason.SUPERSEDED, text, {"net": net, "better_net": better.net})
+
+
+def _key(one: Opportunity) -> Key:
+    return one.position.market, one.position.account.borrower
+
+
+def _order(made: _Made, index: int) -> _Order:
+    plan = made.plan
+    return (0, "", "", index) if plan is None else (-plan.net, plan.market, plan.borrower, index)
+
+
+def _needs(one: Opportunity) -> Needs:
+    """What the plan needs; for a position without one, whatever anybody trades."""
+    if one.choice.plan is not None:
+        return Needs.of(one.choice.plan)
+    return Needs(frozenset(), None, frozenset(), frozenset({_key(one)}), anything=True)
+
+
+def _hopeful(found: Several[Opportunity]) -> list[Opportunity]:
+    """Those that do not pay alone though their bonus would pay for the gas, the nearest first."""
+
+    def near(one: Opportunity) -> bool:
+        skip = one.choice.skip
+        if skip is None or skip.reason is not SkipReason.UNPROFITABLE:
+            return False
+        return skip.numbers.get("bonus", 0) > skip.numbers.get("gas_cost", 0)
+
+    return sorted(filter(near, found), key=lambda one: -(one.choice.skip.numbers.get("net", 0) if one.choice.skip else 0))[
+        :HOPEFUL
+    ]
+
+
+def _favoured(one: Opportunity, plan: Plan | None, by: Plan) -> bool:
+    """Whether `by` trades the other way: through a pool of `plan`, or between the assets of a pair of the position."""
+    hops = [hop for route in routes(by) for path in route.paths for hop in path.hops]
+    back = {(hop.token_in, hop.token_out) for hop in hops}
+    mine = [hop for route in routes(plan) for path in route.paths for hop in path.hops] if plan is not None else []
+    if {(hop.pool, hop.token_out) for hop in mine} & {(hop.pool, hop.token_in) for hop in hops}:
+        return True
+    return any(
+        (given, pair.collateral.address) in back
+        for pair in one.position.pairs
+        for given in (pair.debt.address, by.profit_token)
+    )
