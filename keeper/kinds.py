@@ -22,6 +22,8 @@ from keeper.venues.uniswap_v3.flash import UniswapV3Flash
 from keeper.venues.uniswap_v3.venue import UniswapV3
 from keeper.venues.uniswap_v4.flash import UniswapV4Flash
 from keeper.venues.uniswap_v4.venue import UniswapV4
+from keeper.venues.wrappers.erc4626 import Erc4626
+from keeper.venues.wrappers.wsteth import WstEth
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,24 +119,37 @@ def _balancer_v2(name: str, table: VenueTable, around: Surroundings) -> tuple[Tr
     return venue, (BalancerV2Flash(venue, around.executor),)
 
 
+def _erc4626(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
+    return Erc4626(name, table.root, around.executor, table.holders), ()
+
+
+def _wsteth(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
+    return WstEth(name, table.root, around.executor), ()
+
+
 PROTOCOLS: dict[str, MarketKind] = {"aave_v3": _aave_v3, "compound_v3": _compound_v3, "morpho_blue": _morpho_blue}
 VENUES: dict[str, VenueKind] = {
     "balancer_v2": _balancer_v2,
+    "erc4626": _erc4626,
     "uniswap_v2": _uniswap_v2,
     "uniswap_v3": _uniswap_v3,
     "uniswap_v4": _uniswap_v4,
+    "wsteth": _wsteth,
 }
 FEE_CONFIGURED = frozenset({"uniswap_v2"})  # kinds whose pools do not state their fee
 FURTHER_CONFIGURED = frozenset({"morpho_blue"})  # kinds with contracts beside the root
 CREATORS_CONFIGURED = frozenset({"balancer_v2"})  # kinds whose root knows pools of every sort
+HOLDERS_CONFIGURED = frozenset({"erc4626"})  # kinds that may be limited by what somebody holds
 PROBES: dict[str, Probe] = {
     "aave_v3": Probe("aave_provider", "getPool", (), "PoolAddressesProvider of Aave V3"),
     "compound_v3": Probe("comet", "baseToken", (), "Comet of Compound V3"),
     "morpho_blue": Probe("morpho_blue", "feeRecipient", (), "Morpho Blue"),
     "balancer_v2": Probe("balancer_vault", "getProtocolFeesCollector", (), "Vault of Balancer V2"),
+    "erc4626": Probe("erc4626", "asset", (), "vault of ERC-4626"),
     "uniswap_v2": Probe("uniswap_v2_factory", "allPairsLength", (), "factory of Uniswap V2"),
     "uniswap_v3": Probe("uniswap_v3_factory", "feeAmountTickSpacing", (500,), "factory of Uniswap V3"),
     "uniswap_v4": Probe("uniswap_v4_manager", "protocolFeesAccrued", (ZERO_ADDRESS,), "PoolManager of Uniswap V4"),
+    "wsteth": Probe("wsteth", "stETH", (), "wstETH of Lido"),
 }
 
 
@@ -159,6 +174,11 @@ def check_words(config: Config) -> None:
         "the factories whose pools are traded"
         for name, table in config.venues.items()
         if table.kind in VENUES and (table.kind in CREATORS_CONFIGURED) != bool(table.creators)
+    ]
+    wrong += [
+        f"venues.{name}.holders: this kind is not limited by what anybody holds; remove the key"
+        for name, table in config.venues.items()
+        if table.kind in VENUES and table.kind not in HOLDERS_CONFIGURED and table.holders
     ]
     wrong += [
         f"markets.{name}.further: markets of this kind have no further contracts; remove the key"

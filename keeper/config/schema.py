@@ -118,6 +118,11 @@ class Venue(Section):
     )
     start_block: Whole = Field(description="Block that contract was deployed in.")
     creators: Addresses = Field((), description="Balancer: the weighted-pool factories whose pools are traded.")
+    holders: Addresses = Field(
+        (),
+        description="ERC-4626: accounts that hold shares, such as a market's collateral token; what they may redeem is "
+        "the limit.",
+    )
     fee_bps: Bps | None = Field(
         None, lt=10_000, description="Swap fee where the pools do not state it (forks); unset: the kind's own."
     )

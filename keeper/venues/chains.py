@@ -154,12 +154,39 @@ class Graph:
     def __init__(self, pools: Iterable[Pool], connectors: Iterable[Address]) -> None:
         self.connectors = tuple(dict.fromkeys(connectors))
         self._edges: dict[tuple[Address, Address], list[tuple[Key, bool]]] = {}
+        self._forms: dict[Address, list[Address]] = {}  # what a token can be turned into at a fixed rate
         for pool in pools:
             self._edges.setdefault((pool.token0, pool.token1), []).append((key_of(pool), True))
             self._edges.setdefault((pool.token1, pool.token0), []).append((key_of(pool), False))
+            if pool.fixed_rate:
+                self._forms.setdefault(pool.token0, []).append(pool.token1)
+                self._forms.setdefault(pool.token1, []).append(pool.token0)
 
     def chains(self, pools: Mapping[Key, Pool], token_in: Address, token_out: Address) -> Iterator[Chain]:
-        """Every chain of one pool, or of two over a connector."""
+        """Every chain of one pool, or of two over a connector; a conversion may come before them, or after."""
+        yield from self._traded(pools, token_in, token_out)
+        for form in self._forms.get(token_in, ()):
+            for first in self._conversions(pools, token_in, form):
+                for chain in self._traded(pools, form, token_out) if form != token_out else ():
+                    if not self._passed(first, form, chain):
+                        yield Chain((first, *chain.legs))
+        for form in self._forms.get(token_out, ()):
+            for last in self._conversions(pools, form, token_out):
+                for chain in self._traded(pools, token_in, form) if form != token_in else ():
+                    if not self._passed(last, form, chain):
+                        yield Chain((*chain.legs, last))
+
+    def _passed(self, conversion: Leg, form: Address, chain: Chain) -> bool:
+        """Whether the chain has been through the conversion's pool or its tokens, or is found without it anyway."""
+        if len(chain.legs) == 1:
+            return form in self.connectors or conversion.pool.address in chain.pools
+        middle = chain.legs[0].token_out
+        return middle in (conversion.token_in, conversion.token_out) or conversion.pool.address in chain.pools
+
+    def _conversions(self, pools: Mapping[Key, Pool], token_in: Address, token_out: Address) -> list[Leg]:
+        return [leg for leg in self._legs(pools, token_in, token_out) if leg.pool.fixed_rate]
+
+    def _traded(self, pools: Mapping[Key, Pool], token_in: Address, token_out: Address) -> Iterator[Chain]:
         for first in self._legs(pools, token_in, token_out):
             yield Chain((first,))
         for connector in self.connectors:

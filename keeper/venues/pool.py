@@ -31,6 +31,10 @@ class Pool(Protocol):
     def lends(self) -> bool:
         """Whether it hands its output out before it wants its input, and so can fund what brings the input."""
 
+    @property
+    def fixed_rate(self) -> bool:
+        """Whether it only changes the form of a token, at a rate that no trade moves."""
+
     def pairs(self) -> tuple[Self, ...]:
         """Every pair of tokens of the same state, this one included."""
 

@@ -31,6 +31,7 @@ class V2Pool:
 
     __slots__ = ("_kept", "address", "fee_bps", "reserve0", "reserve1", "token0", "token1", "venue")
     lends = True
+    fixed_rate = False
 
     def __init__(
         self, venue: str, address: Address, token0: Address, token1: Address, fee_bps: int, reserve0: int, reserve1: int

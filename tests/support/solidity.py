@@ -8,18 +8,30 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from keeper.devchain.artifacts import Artifact, package_version
+from keeper.devchain.artifacts import MODULES, Artifact, _closure, package_version
 from keeper.devchain.solc import compile_standard
 from keeper.devchain.store import digest, stored
 
 _CONTRACTS = Path(__file__).resolve().parent / "contracts"
+_VAULTS = Path(__file__).resolve().parent / "wrapped" / "Vaults.sol"
 _SETTINGS: dict[str, Any] = {"optimizer": {"enabled": True, "runs": 200}, "evmVersion": "cancun", "viaIR": True}
 
 
 @cache
 def compiled_contracts() -> Mapping[str, Artifact]:
     """Every contract of every file there, by name."""
-    sources = {path.name: {"content": path.read_text()} for path in sorted(_CONTRACTS.glob("*.sol"))}
+    return _compiled("tests", {path.name: path.read_text() for path in sorted(_CONTRACTS.glob("*.sol"))})
+
+
+@cache
+def vault_contracts() -> Mapping[str, Artifact]:
+    """The vaults of ``tests/support/wrapped``, over OpenZeppelin's ERC4626 as installed."""
+    imported = _closure(["@openzeppelin/contracts/token/ERC20/extensions/ERC4626.sol"], MODULES)
+    return _compiled("vaults", {"Vaults.sol": _VAULTS.read_text(), **imported})
+
+
+def _compiled(label: str, texts: Mapping[str, str]) -> Mapping[str, Artifact]:
+    sources = {name: {"content": text} for name, text in texts.items()}
 
     def build(directory: Path) -> None:
         selection = {"outputSelection": {"*": {"*": ["abi", "evm.bytecode.object"]}}}
@@ -33,7 +45,7 @@ def compiled_contracts() -> Mapping[str, Artifact]:
         (directory / "artifacts.json").write_text(json.dumps(found))
 
     key = digest([package_version("solc"), sources, _SETTINGS])
-    raw = json.loads((stored(f"compiled/tests-{key}", build) / "artifacts.json").read_text())
+    raw = json.loads((stored(f"compiled/{label}-{key}", build) / "artifacts.json").read_text())
     return {name: Artifact(name, made["code"], (), tuple(made["arguments"])) for name, made in raw.items()}
 
 

@@ -111,6 +111,7 @@ class WeightedPool:
 
     __slots__ = ("_places", "address", "state", "token0", "token1", "venue")
     lends = False
+    fixed_rate = False
 
     def __init__(self, state: WeightedState, first: int, second: int) -> None:
         self.state = state

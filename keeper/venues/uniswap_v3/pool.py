@@ -51,6 +51,7 @@ class V3Pool:
         "venue",
     )
     lends = True
+    fixed_rate = False
 
     def __init__(
         self, venue: str, address: Address, token0: Address, token1: Address, ticks: TickMap, sqrt_price: int, tick: int

@@ -39,6 +39,7 @@ class V4Pool:
 
     __slots__ = ("_down", "_flipped", "_up", "address", "native", "protocol_fee", "token0", "token1", "venue")
     lends = True
+    fixed_rate = False
 
     def __init__(
         self,
