@@ -261,7 +261,9 @@ class Sequence:
             return alone, alone.skip
         needs = [made.needs, before.needs]
         better = next(
-            plan for _, other, plan in self._best.made if any(n.moved(other.needs) or n.shares(other.needs) for n in needs)
+            plan
+            for _, other, plan in self._best.made
+            if any(n.moved(other.needs) or n.shares(other.needs) for n in needs)
         )
         first, net = f"the plan for {better.borrower} in {better.market}", 0 if before.plan is None else before.plan.net
         if again is not None and again.skip is not None:
@@ -296,9 +298,9 @@ def _hopeful(found: Several[Opportunity]) -> list[Opportunity]:
             return False
         return skip.numbers.get("bonus", 0) > skip.numbers.get("gas_cost", 0)
 
-    return sorted(filter(near, found), key=lambda one: -(one.choice.skip.numbers.get("net", 0) if one.choice.skip else 0))[
-        :HOPEFUL
-    ]
+    return sorted(
+        filter(near, found), key=lambda one: -(one.choice.skip.numbers.get("net", 0) if one.choice.skip else 0)
+    )[:HOPEFUL]
 
 
 def _favoured(one: Opportunity, plan: Plan | None, by: Plan) -> bool:

@@ -137,4 +137,3 @@ def random_scene(rng: Random, count: int, *, fall: bool = True) -> FakeScene:
             Position(rng.choice(("one", "two")), account, HEAD, HEAD.timestamp + 12, 10**8, 2_000 * 10**8, tuple(pairs))
         )
     return FakeScene(positions, FakeQuoter(pools, gas_price), FeeQuote(gas_price - tip, tip))
-
