@@ -34,17 +34,19 @@ FEES = FeeQuote(2 * 10**9, 10**8)
 
 async def test_every_plan_moves_exactly_what_it_says(fork: Fork, tmp_path: Path) -> None:
     """Random positions of every market: repaid, seized and gain as predicted, with the prediction as the floor."""
-    await _liquidate_many(fork, tmp_path, wanted=24, seed=SEED)
+    await _liquidate_many(fork, tmp_path, wanted=16, seed=SEED)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 async def test_every_plan_moves_exactly_what_it_says_at_length(fork: Fork, tmp_path: Path) -> None:
     """The same for three hundred and more."""
-    await _liquidate_many(fork, tmp_path, wanted=320, seed=SEED + 1)
+    shapes = await _liquidate_many(fork, tmp_path, wanted=320, seed=SEED + 1)
+    assert {"collateral for profit", "one leg"} <= {shape.split(":")[0] for shape in shapes}
+    assert any(shape.endswith("bad debt") for shape in shapes)
 
 
-async def _liquidate_many(fork: Fork, folder: Path, *, wanted: int, seed: int) -> None:
+async def _liquidate_many(fork: Fork, folder: Path, *, wanted: int, seed: int) -> Counter[str]:
     print(f"KEEPER_SEED={seed}")
     hunt = Hunt(fork, random.Random(seed), deploy(fork))
     async with assemble(configured(fork, folder, hunt.executor), live=False) as parts:
@@ -56,14 +58,18 @@ async def _liquidate_many(fork: Fork, folder: Path, *, wanted: int, seed: int) -
             await hunt.take_everybody(parts)
     biased = sum(hunt.errors) / len(hunt.errors)
     print(f"{hunt.shapes.total()} liquidations, {dict(hunt.shapes)}, gas estimate off by {biased:+.1f} % on average")
-    assert {"collateral for profit", "two legs", "one leg"} <= {shape.split(":")[0] for shape in hunt.shapes}
+    assert "two legs: none left" in hunt.shapes
     assert abs(biased) < 15
+    return hunt.shapes
 
 
 def configured(fork: Fork, folder: Path, executor: Address) -> Any:
-    """The private chain's own configuration, with an executor."""
+    """The private chain's own configuration, with an executor, and no other markets and venues than are needed."""
     path = folder / "keeper.toml"
-    path.write_text(config_text(fork.world, fork.ws, folder, 12, 0, executor))
+    tables = config_text(fork.world, fork.ws, folder, 12, 0, executor).split("\n[")
+    needed = ("markets.morpho]", "venues.uniswap_v3]", "venues.uniswap_v2]")
+    kept = [t for t in tables if t.startswith(needed) or not t.startswith(("markets.", "venues."))]
+    path.write_text("\n[".join(kept))
     (folder / "operator.key").write_text(OPERATOR_KEY)
     return load(path, {"KEEPER__CHAIN__MAX_HEAD_AGE": "1000000h"})
 

@@ -17,7 +17,7 @@ from keeper.protocols.morpho_blue.events import MORPHO
 from keeper.protocols.morpho_blue.irm import LEAST, MOST, Kind, adaptive_rate
 from keeper.protocols.morpho_blue.ledger import SHARES_OF_SLACK
 from keeper.protocols.morpho_blue.market import State
-from tests.support.morpho_logs import IRM, STRANGE, Life, acquaint, new_book, word
+from tests.support.morpho_logs import IRM, STRANGE, Life, acquaint, new_book, topic, word
 
 pytestmark = pytest.mark.property
 
@@ -69,6 +69,7 @@ def test_what_is_undone_was_never_there(seed: int) -> None:
     acquaint(book, life)
     blocks: list[Block] = []
     rng = random.Random(seed)
+    frozen, then = book.freeze(), contents(book)
     for turn in range(260):
         for _ in range(rng.choice((0, 1, 1))):
             life.act()
@@ -79,6 +80,8 @@ def test_what_is_undone_was_never_there(seed: int) -> None:
             blocks = blocks[:-back] or blocks[:1]
             life.number = blocks[-1].head.number + 1
             book.rewind(blocks[-1].head.number)
+        if turn % 20 == 10:
+            frozen, then = book.freeze(), contents(book)
         if turn % 20 == 19:
             fresh = new_book()
             acquaint(fresh, life)
@@ -87,6 +90,8 @@ def test_what_is_undone_was_never_there(seed: int) -> None:
             assert contents(book) == contents(fresh)
             check_derived(book)
             stored = new_book()
+            stored.restore(frozen())
+            assert contents(stored) == then
             stored.restore(book.snapshot())
             assert contents(stored) == contents(fresh)
             check_derived(stored)
@@ -194,6 +199,33 @@ def test_the_screen_never_lets_anybody_slip(seed: int) -> None:
     assert screened < exact * 2 + 200
 
 
+def test_quiet_markets_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody is near the line no position is looked at, block after block, however many there are."""
+    book = new_book()
+    life = Life(book, SEED, 60)
+    acquaint(book, life)
+    for _ in range(500):
+        life.act()
+        book.apply(life.block())
+    registry, ledger = book._registry, book._ledger
+    for number in range(len(registry)):
+        registry.set_state(number, replace(registry.states[number], updated=life.timestamp))
+    head = life.head(life.number)
+    book.observe(head, [word((1 << 190) if len(read.data) == 4 else 10**9) for read in book.reads()])
+    assert book.screen(head.timestamp) == []
+
+    def looked(market: int) -> None:
+        raise AssertionError(f"market {market} was looked into")
+
+    monkeypatch.setattr(ledger, "members", looked)
+    for _ in range(20):
+        user, number = life.users[0], next(iter(book.exposed()))
+        life.emit(MORPHO.topic("SupplyCollateral"), [registry.params[number].id, *(topic(user),) * 2], word(10**6))
+        book.apply(life.block())
+        head = life.head(life.number)
+        assert book.screen(head.timestamp) == []
+
+
 def test_a_market_without_an_answer_is_unknown_alone() -> None:
     """A price or a rate that did not come takes its own market out of everything, and is told once."""
     book = new_book()
@@ -217,7 +249,7 @@ def test_a_market_without_an_answer_is_unknown_alone() -> None:
     for read in book.reads():
         oracle = any(registry.params[n].oracle == read.to for n in silent - set(asked))
         answers.append(None if oracle else word(10**9))
-    rates = [read for read in book.reads() if read.to != asked and len(read.data) > 4]
+    rates = [read for read in book.reads() if len(read.data) > 4]
     answers[book.reads().index(rates[0])] = None
     book.observe(head, answers)
     places = {registry.params[n].place for n in silent}

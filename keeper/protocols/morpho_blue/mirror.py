@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -175,7 +175,8 @@ class MorphoBlueMirror:
             raise ConfigError(f"{self.name}: the contracts configured do not answer as Morpho's: {error}") from error
         if any(owner != self.address for owner in owners):
             raise ConfigError(f"{self.name}: a pre-liquidation factory belongs to another deployment of Morpho")
-        await self._foresee(client, head)
+        if not self._listed:
+            await self._foresee(client, head)
         self._synced = False
 
     async def _foresee(self, client: Client, head: Head) -> None:
@@ -285,9 +286,12 @@ class MorphoBlueMirror:
     # ------------------------------------------------------------------------------------------------- disk
 
     def snapshot(self) -> bytes:
-        if self._last is None:
-            raise BadData(f"{self.name} has nothing to store yet")
-        return snapshot.dump(self.address, self.start_block, self._last, self._registry, self._ledger, self._follower)
+        return self.freeze()()
+
+    def freeze(self) -> Callable[[], bytes]:
+        """What `snapshot` would answer now, still to be worked out: in a thread, while the book goes on."""
+        block = self.start_block - 1 if self._last is None else self._last
+        return snapshot.freeze(self.address, self.start_block, block, self._registry, self._ledger, self._follower)
 
     def restore(self, data: bytes) -> None:
         stored = snapshot.parse(data)
@@ -296,7 +300,11 @@ class MorphoBlueMirror:
         if stored.factories != self._follower.factories:
             raise BadData(f"the stored book of {self.name} was made with other pre-liquidation factories")
         self._forget()
-        snapshot.fill(stored, self._registry, self._ledger, self._follower)
+        try:
+            snapshot.fill(stored, self._registry, self._ledger, self._follower)
+        except BadData:
+            self._forget()
+            raise
         self._last = stored.block
         self._synced = False
         self._moved()

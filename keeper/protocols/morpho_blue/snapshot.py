@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -37,52 +38,54 @@ class Stored:
     arrays: dict[str, Any]
 
 
-def dump(
+def freeze(
     morpho: Address, start_block: int, block: int, registry: Registry, ledger: Ledger, follower: Follower
-) -> bytes:
-    """Everything logs told, and what the rate models were found to be."""
-    words = {
+) -> Callable[[], bytes]:
+    """Everything logs told, and what the rate models were found to be, as bytes still to be worked out: in a thread,
+    while the book goes on."""
+    users, entries = ledger.counts
+    names = ledger.names[:users]
+    columns = {column: getattr(ledger, column).live(entries).copy() for column in _COLUMNS}
+    params, states, targets = dict(registry.params), dict(registry.states), dict(registry.targets)
+    contracts, kinds, allowed = tuple(follower.contracts.values()), dict(registry.kinds), list(ledger.allowed)
+    words: dict[str, Any] = {
         "morpho": morpho,
         "start": start_block,
         "block": block,
         "factories": sorted(follower.factories),
         "recipient": follower.recipient.get(""),
-        "kinds": {model: int(kind) for model, kind in registry.kinds.items()},
-        "markets": [
-            [
-                p.id,
-                p.place,
-                p.loan,
-                p.collateral,
-                p.oracle,
-                p.irm,
-                str(p.lltv),
-                *(str(w) for w in registry.states[n].words),
-            ]
-            for n, p in sorted(registry.params.items())
-        ],
-        "targets": {str(number): str(rate) for number, rate in registry.targets.items()},
-        "contracts": [
-            [t.contract, t.market, str(t.lltv), *(str(w) for w in (*t.close, *t.incentive)), t.oracle]
-            for t in follower.contracts.values()
-        ],
     }
-    users, entries = ledger.counts
-    names = np.frombuffer(bytes.fromhex("".join(name[2:] for name in ledger.names[:users])), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        words=np.frombuffer(json.dumps(words).encode(), np.uint8),
-        names=names.reshape(users, _ADDRESS),
-        allowed=np.array(list(ledger.allowed), np.int64),
-        **{column: getattr(ledger, column).live(entries) for column in _COLUMNS},
-    )
-    body = buffer.getvalue()
-    return _MAGIC + blake2b(body, digest_size=_DIGEST).digest() + body
+
+    def encode() -> bytes:
+        words["kinds"] = {model: int(kind) for model, kind in kinds.items()}
+        words["markets"] = [_market(params[number], states[number]) for number in sorted(params)]
+        words["targets"] = {str(number): str(rate) for number, rate in targets.items()}
+        words["contracts"] = [
+            [t.contract, t.market, str(t.lltv), *(str(w) for w in (*t.close, *t.incentive)), t.oracle]
+            for t in contracts
+        ]
+        raw = np.frombuffer(bytes.fromhex("".join([name[2:] for name in names])), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            words=np.frombuffer(json.dumps(words).encode(), np.uint8),
+            names=raw.reshape(len(names), _ADDRESS),
+            allowed=np.array(allowed, np.int64),
+            **columns,
+        )
+        body = buffer.getbuffer()
+        return b"".join((_MAGIC, blake2b(body, digest_size=_DIGEST).digest(), body))
+
+    return encode
+
+
+def _market(params: Params, state: State) -> list[str]:
+    numbers = (params.lltv, *state.words)
+    return [params.id, params.place, params.loan, params.collateral, params.oracle, params.irm, *map(str, numbers)]
 
 
 def parse(data: bytes) -> Stored:
-    """The inverse of `dump`, not yet put anywhere; raises BadData when it is damaged or of another version."""
+    """What `freeze` gave, not yet put anywhere; raises BadData when it is damaged or of another version."""
     head = len(_MAGIC) + _DIGEST
     if not data.startswith(_MAGIC):
         raise BadData("the stored Morpho book is of another version or no Morpho book at all")
