@@ -149,7 +149,8 @@ class Court:
             for log in logs
             if log.topics[0] == COMET.topic("AbsorbDebt")
         ]
-        assert absorbed == ([] if front else [plan.borrower, *plan.others]), what
+        accounts = [name for name in (plan.borrower, *plan.others) if name != plan.collateral.address]
+        assert absorbed == accounts, what
         (bought,) = [COMET.parse("BuyCollateral", log) for log in logs if log.topics[0] == COMET.topic("BuyCollateral")]
         assert (bought["baseAmount"], bought["collateralAmount"]) == (plan.seizure.repaid, plan.seizure.seized), what
         outcome = executed(logs, self.executor)
@@ -160,7 +161,7 @@ class Court:
             assert rpc.view(token, "balanceOf(address)", self.executor) == 0, f"{what}: {token} is left behind"
             assert rpc.view(token, "allowance(address,address)", self.executor, self.market.comet) == 0, what
         seen = self.book.liquidations([log for log in logs if log.address == self.market.comet])
-        assert {s.borrower for s in seen} == {plan.borrower, *plan.others}, what
+        assert {s.borrower for s in seen} == ({plan.borrower} if front else set(accounts)), what
         assert sum(s.repaid for s in seen) == plan.repay, what
         whole = "all" if plan.repay == pair.feasible[-1][1] else "part"
         self.shapes[f"{shape}, {whole}"] += 1

@@ -84,7 +84,8 @@ async def test_an_absorb_offers_what_the_accounts_and_earlier_ones_leave(fork: F
     weth = fork.world.tokens["WETH"].address
     assert set(driver.book.screen(driver.heads[-1].timestamp + 12)) == {ALICE, weth}
     assert position(driver, BOB) is None
-    assert on_sale(driver, position(driver, ALICE)) == [("WETH", 65 * ETHER, ()), ("LINK", 900 * ETHER, ())]
+    # Whoever buys it all takes the collateral's own position as well.
+    assert on_sale(driver, position(driver, ALICE)) == [("WETH", 65 * ETHER, (weth,)), ("LINK", 900 * ETHER, ())]
     assert on_sale(driver, position(driver, weth)) == [("WETH", 25 * ETHER, ())]
 
 

@@ -39,6 +39,7 @@ class CometPair:
     on_sale: int
     absorbs: tuple[Absorbed, ...] = ()
     assets: int = 0  # different collateral assets of those accounts
+    front: bool = False  # what is on sale without the absorb, a position of its own, is part of it
 
     @property
     def bonus_bps(self) -> int:
@@ -72,4 +73,6 @@ class CometPair:
 
     @property
     def others(self) -> tuple[Address, ...]:
-        return tuple(account.borrower for account in self.absorbs[1:])
+        """The further accounts; and the collateral's token, by which its own position is known, where it is part."""
+        accounts = tuple(account.borrower for account in self.absorbs[1:])
+        return (*accounts, self.collateral.address) if self.front else accounts

@@ -129,6 +129,7 @@ def _groups(scene: Scene, weak: Weak, asset: Asset) -> list[CometPair] | Skip:
     members = (weak, *(ranked[place + 1 : place + MOST_ACCOUNTS] if place % LEADS == 0 else ()))
     sizes = {1 << power for power in range(MOST_ACCOUNTS.bit_length()) if 1 << power <= len(members)} | {len(members)}
     now, late = scene.copy()
+    front = front_account(now, asset) is not None
     found: list[CometPair] = []
     refusal: Skip | None = None
     for count, member in enumerate(members, 1):
@@ -139,7 +140,7 @@ def _groups(scene: Scene, weak: Weak, asset: Asset) -> list[CometPair] | Skip:
         if not sells(now, late):
             refusal = refusal or _not_for_sale(scene, now)
             continue
-        pair = _pair(scene, asset, now.on_sale(asset.token.address), members[:count])
+        pair = _pair(scene, asset, now.on_sale(asset.token.address), members[:count], front=front)
         if isinstance(pair, Skip):
             refusal = refusal or pair
         else:
@@ -147,7 +148,9 @@ def _groups(scene: Scene, weak: Weak, asset: Asset) -> list[CometPair] | Skip:
     return found or refusal or []
 
 
-def _pair(scene: Scene, asset: Asset, on_sale: int | None, members: Sequence[Weak]) -> CometPair | Skip:
+def _pair(
+    scene: Scene, asset: Asset, on_sale: int | None, members: Sequence[Weak], *, front: bool = False
+) -> CometPair | Skip:
     valuation, base = scene.now.valuation, scene.market.base
     names = f"{base.symbol} for {asset.token.symbol}"
     if on_sale is None:
@@ -159,7 +162,7 @@ def _pair(scene: Scene, asset: Asset, on_sale: int | None, members: Sequence[Wea
         return Skip(SkipReason.MARKET_UNKNOWN, f"{names}: no price", {})
     absorbs = tuple(member.absorbed for member in members)
     assets = len({token for member in members for token, _ in member.holdings})
-    pair = CometPair(base, asset.token, base_price, price, offer, on_sale, absorbs, assets)
+    pair = CometPair(base, asset.token, base_price, price, offer, on_sale, absorbs, assets, front)
     if pair.feasible:
         return pair
     return Skip(
