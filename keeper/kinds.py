@@ -61,7 +61,7 @@ VenueKind = Callable[[str, VenueTable, Surroundings], tuple[TradingVenue, tuple[
 def _aave_v3(name: str, table: Market, around: Surroundings) -> tuple[Book, tuple[FlashSource, ...]]:
     book = AaveV3Book(
         name,
-        table.root,
+        table.address,
         table.start_block,
         around.wrapped_native,
         around.alerter,
@@ -74,7 +74,7 @@ def _aave_v3(name: str, table: Market, around: Surroundings) -> tuple[Book, tupl
 def _compound_v3(name: str, table: Market, around: Surroundings) -> tuple[Book, tuple[FlashSource, ...]]:
     book = CometBook(
         name,
-        table.root,
+        table.address,
         table.start_block,
         around.wrapped_native,
         around.executor,
@@ -88,7 +88,7 @@ def _compound_v3(name: str, table: Market, around: Surroundings) -> tuple[Book, 
 def _morpho_blue(name: str, table: Market, around: Surroundings) -> tuple[Book, tuple[FlashSource, ...]]:
     book = MorphoBlueBook(
         name,
-        table.root,
+        table.address,
         table.start_block,
         around.wrapped_native,
         around.alerter,
@@ -101,30 +101,30 @@ def _morpho_blue(name: str, table: Market, around: Surroundings) -> tuple[Book, 
 
 def _uniswap_v2(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
     fee_bps = 30 if table.fee_bps is None else table.fee_bps
-    return UniswapV2(table.root, table.start_block, (), fee_bps, name), ()
+    return UniswapV2(table.address, table.start_block, (), fee_bps, name), ()
 
 
 def _uniswap_v3(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
-    venue = UniswapV3(table.root, table.start_block, (), name)
+    venue = UniswapV3(table.address, table.start_block, (), name)
     return venue, (UniswapV3Flash(venue, around.executor),)
 
 
 def _uniswap_v4(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
-    venue = UniswapV4(table.root, table.start_block, (), around.executor, around.wrapped_native, name)
+    venue = UniswapV4(table.address, table.start_block, (), around.executor, around.wrapped_native, name)
     return venue, (UniswapV4Flash(venue, around.executor),)
 
 
 def _balancer_v2(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
-    venue = BalancerV2(table.root, table.creators, table.start_block, (), around.executor, name)
+    venue = BalancerV2(table.address, table.creators, table.start_block, (), around.executor, name)
     return venue, (BalancerV2Flash(venue, around.executor),)
 
 
 def _erc4626(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
-    return Erc4626(name, table.root, around.executor, table.holders), ()
+    return Erc4626(name, table.address, around.executor, table.holders), ()
 
 
 def _wsteth(name: str, table: VenueTable, around: Surroundings) -> tuple[TradingVenue, tuple[FlashSource, ...]]:
-    return WstEth(name, table.root, around.executor), ()
+    return WstEth(name, table.address, around.executor), ()
 
 
 PROTOCOLS: dict[str, MarketKind] = {"aave_v3": _aave_v3, "compound_v3": _compound_v3, "morpho_blue": _morpho_blue}

@@ -75,11 +75,11 @@ def _named(config: Config) -> list[_Named]:
     if config.chain.sequencer_feed is not None:
         named.append(_Named("chain.sequencer_feed", config.chain.sequencer_feed, UPTIME))
     named += [
-        _Named(f"markets.{name}.addresses_provider", market.root, PROBES[market.protocol], market.start_block)
+        _Named(f"markets.{name}.address", market.address, PROBES[market.protocol], market.start_block)
         for name, market in config.markets.items()
     ]
     named += [
-        _Named(f"venues.{name}.factory", venue.root, PROBES[venue.kind], venue.start_block)
+        _Named(f"venues.{name}.address", venue.address, PROBES[venue.kind], venue.start_block)
         for name, venue in config.venues.items()
     ]
     return named

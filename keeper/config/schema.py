@@ -97,24 +97,21 @@ class Market(Section):
     """A lending market. `protocol` says how it works; one address is enough to find everything else."""
 
     protocol: Word = Field(description="How the market works, for example `aave_v3`.")
-    addresses_provider: Address = Field(description="The contract from which all others of the market are found.")
+    address: Address = Field(
+        description="The contract from which all others are found: Aave's PoolAddressesProvider, Morpho, a Comet."
+    )
     start_block: Whole = Field(description="Block the market was deployed in; events are read from there.")
     further: Addresses = Field(
         (), description="Further contracts of the protocol, where its kind knows any (Morpho: PreLiquidationFactory)."
     )
 
-    @property
-    def root(self) -> model.Address:
-        """The address the rest of the market is found from."""
-        return self.addresses_provider
-
 
 class Venue(Section):
-    """A place to trade. `kind` says how it works; its pools are found from the factory."""
+    """A place to trade. `kind` says how it works; its pools are found from its address."""
 
     kind: Word = Field(description="How the venue works, for example `uniswap_v3`.")
-    factory: Address = Field(
-        description="The contract that created its pools, or holds them (Uniswap V4: PoolManager; Balancer: Vault)."
+    address: Address = Field(
+        description="The contract that created its pools, or holds them: a factory, V4's PoolManager, Balancer's Vault."
     )
     start_block: Whole = Field(description="Block that contract was deployed in.")
     creators: Addresses = Field((), description="Balancer: the weighted-pool factories whose pools are traded.")
@@ -126,11 +123,6 @@ class Venue(Section):
     fee_bps: Bps | None = Field(
         None, lt=10_000, description="Swap fee where the pools do not state it (forks); unset: the kind's own."
     )
-
-    @property
-    def root(self) -> model.Address:
-        """The address the rest of the venue is found from."""
-        return self.factory
 
 
 class Executor(Section):
@@ -413,7 +405,7 @@ class Config(Section):
         for section, tables in (("markets", self.markets), ("venues", self.venues)):
             names: dict[model.Address, str] = {}
             for name, table in tables.items():
-                first = names.setdefault(table.root, name)
+                first = names.setdefault(table.address, name)
                 if first != name:
                     raise ValueError(f"{section}.{first} and {section}.{name} are the same contract: keep one")
         return self

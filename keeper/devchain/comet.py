@@ -154,7 +154,7 @@ def withdraw(actors: Actors, market: CometMarket, user: Address, symbol: str, am
 def config_lines(market: CometMarket) -> str:
     """The market's table in the daemon's configuration."""
     return (
-        f'\n[markets.{market.name}]\nprotocol = "compound_v3"\naddresses_provider = "{market.comet}"\n'
+        f'\n[markets.{market.name}]\nprotocol = "compound_v3"\naddress = "{market.comet}"\n'
         f"start_block = {market.start_block}\n"
     )
 

@@ -129,14 +129,14 @@ def config_text(
             "",
             f"[markets.{name}]",
             'protocol = "aave_v3"',
-            f'addresses_provider = "{market.addresses_provider}"',
+            f'address = "{market.addresses_provider}"',
             f"start_block = {market.start_block}",
         ]
     lines += [
         "",
         f"[markets.{world.morpho.name}]",
         'protocol = "morpho_blue"',
-        f'addresses_provider = "{world.morpho.address}"',
+        f'address = "{world.morpho.address}"',
         f"start_block = {world.morpho.start_block}",
     ]
     uniswap = world.uniswap
@@ -144,7 +144,7 @@ def config_text(
         ("uniswap_v2", uniswap.v2_factory, uniswap.v2_start_block),
         ("uniswap_v3", uniswap.v3_factory, uniswap.v3_start_block),
     ):
-        lines += ["", f"[venues.{kind}]", f'kind = "{kind}"', f'factory = "{factory}"', f"start_block = {start}"]
+        lines += ["", f"[venues.{kind}]", f'kind = "{kind}"', f'address = "{factory}"', f"start_block = {start}"]
     if executor is not None:
         lines += ["", "[executor]", f'address = "{executor}"']
     lines += [

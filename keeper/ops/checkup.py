@@ -68,8 +68,8 @@ def checkup(
         ]
     contracts = {"tokens.wrapped_native": config.tokens.wrapped_native}
     contracts |= {f"tokens.connectors[{index}]": token for index, token in enumerate(config.tokens.connectors)}
-    contracts |= {f"markets.{name}": market.root for name, market in config.markets.items()}
-    contracts |= {f"venues.{name}": venue.root for name, venue in config.venues.items()}
+    contracts |= {f"markets.{name}": market.address for name, market in config.markets.items()}
+    contracts |= {f"venues.{name}": venue.address for name, venue in config.venues.items()}
     if config.chain.sequencer_feed is not None:
         contracts["chain.sequencer_feed"] = config.chain.sequencer_feed
     if config.executor.address is not None:

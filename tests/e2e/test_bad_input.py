@@ -226,23 +226,23 @@ def test_every_wrong_contract_is_named_at_once(desk: Desk) -> None:
     world = desk.world
     usdc = world.tokens["USDC"].address
     config = desk.config(
-        put("markets.aave_v36.addresses_provider", usdc),
+        put("markets.aave_v36.address", usdc),
         put("markets.aave_v302.start_block", 10**9),
-        put("venues.uniswap_v2.factory", EMPTY),
-        put("venues.uniswap_v3.factory", world.uniswap.v2_factory),
+        put("venues.uniswap_v2.address", EMPTY),
+        put("venues.uniswap_v3.address", world.uniswap.v2_factory),
         put("tokens.wrapped_native", usdc),
         put("tokens.connectors", [world.uniswap.v3_factory]),
         put("executor.address", world.desk),
     )
     for words in (("run",), ("scan",)):
         ended = desk.run(*words, config=config)
-        ended.told(10, "markets.aave_v36.addresses_provider", "does not answer getPool()")
-        ended.told(10, "markets.aave_v302.start_block", "newest block", "venues.uniswap_v2.factory", "no contract")
-        ended.told(10, "venues.uniswap_v3.factory", "feeAmountTickSpacing", "tokens.wrapped_native", "6 decimals")
+        ended.told(10, "markets.aave_v36.address", "does not answer getPool()")
+        ended.told(10, "markets.aave_v302.start_block", "newest block", "venues.uniswap_v2.address", "no contract")
+        ended.told(10, "venues.uniswap_v3.address", "feeAmountTickSpacing", "tokens.wrapped_native", "6 decimals")
         ended.told(10, "tokens.connectors[0]", "decimals()", "executor.address", "not this version's executor")
     doctor = desk.run("doctor", "--json", config=config)
     doctor.told(11, "contracts")
-    assert "addresses_provider" in next(
+    assert "markets.aave_v36.address" in next(
         check["text"] for check in json.loads(doctor.out)["checks"] if check["check"] == "deployments"
     )
 

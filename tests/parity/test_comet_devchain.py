@@ -36,8 +36,8 @@ def test_the_private_chain_carries_a_market(tmp_path: Path) -> None:
         market = load(path, {}).markets["comet"]
         rpc = Rpc(lines[0].split("(")[1].split(")")[0])
         assert market.protocol == "compound_v3"
-        assert rpc.view(market.root, "numAssets()", returns="uint8") == 4
-        assert rpc.view(market.root, "getReserves()", returns="int256") == 0
+        assert rpc.view(market.address, "numAssets()", returns="uint8") == 4
+        assert rpc.view(market.address, "getReserves()", returns="int256") == 0
         assert 0 < market.start_block <= rpc.number()
         rpc.close()
     finally:

@@ -51,12 +51,12 @@ def test_the_configuration_is_ready_to_use(built: Built, tmp_path: Path) -> None
         assert config.chain.id == int(rpc.request("eth_chainId"), 16)
         assert config.chain.endpoints[0].reveal() == rpc.url.replace("http", "ws")
         assert config.chain.block_time == 0.05
-        assert {name: market.addresses_provider for name, market in config.markets.items()} == {
+        assert {name: market.address for name, market in config.markets.items()} == {
             name: market.addresses_provider for name, market in built.world.markets.items()
         } | {"morpho": built.world.morpho.address}
         assert config.tokens.wrapped_native == built.world.tokens["WETH"].address
         assert {venue.kind for venue in config.venues.values()} == {"uniswap_v2", "uniswap_v3"}
-        for root in [m.root for m in config.markets.values()] + [v.root for v in config.venues.values()]:
+        for root in [m.address for m in config.markets.values()] + [v.address for v in config.venues.values()]:
             assert rpc.request("eth_getCode", root, "latest") != "0x"
         assert config.signer.private_key is not None
         assert Account.from_key(config.signer.private_key.reveal()).address.lower() == OPERATOR

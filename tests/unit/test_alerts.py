@@ -32,7 +32,7 @@ endpoints = ["ws://127.0.0.1:8546"]
 wrapped_native = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
 [markets.aave]
 protocol = "aave_v3"
-addresses_provider = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
+address = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
 start_block = 1
 """
 

@@ -27,7 +27,7 @@ endpoints = ["ws://127.0.0.1:8546"]
 wrapped_native = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
 [markets.aave-core]
 protocol = "aave_v3"
-addresses_provider = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
+address = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
 start_block = 16291000
 """
 
@@ -52,7 +52,7 @@ def test_minimal_configuration_has_safe_defaults(tmp_path: Path) -> None:
     assert config.ops.http_host == "127.0.0.1"
     assert not config.signer.present
     assert config.executor.address is None
-    assert config.markets["aave-core"].root == "0x2f39d218133afab8f2b819b1066c7e434ad94e9e"
+    assert config.markets["aave-core"].address == "0x2f39d218133afab8f2b819b1066c7e434ad94e9e"
     assert config.data_dir.name == "chain-1"
     assert config.source("strategy.profit_floor") == "default"
 
@@ -78,7 +78,7 @@ def test_environment_wins_and_is_named_as_the_source(tmp_path: Path) -> None:
         "KEEPER__CHAIN__ENDPOINTS": "wss://a.example/x, wss://b.example/y",
         "KEEPER__AUDIT__EVERY": "7",
         "KEEPER__MARKETS__SPARK__PROTOCOL": "aave_v3",
-        "KEEPER__MARKETS__SPARK__ADDRESSES_PROVIDER": "0x02C3eA4e34C0cBd694D2adFa2c690EECbC1793eE",
+        "KEEPER__MARKETS__SPARK__ADDRESS": "0x02C3eA4e34C0cBd694D2adFa2c690EECbC1793eE",
         "KEEPER__MARKETS__SPARK__START_BLOCK": "16776300",
         "KEEPER_SEED": "5",
     }
@@ -99,7 +99,7 @@ def test_everything_can_come_from_the_environment() -> None:
         "KEEPER__CHAIN__ENDPOINTS": "http://localhost:8545",
         "KEEPER__TOKENS__WRAPPED_NATIVE": "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2",
         "KEEPER__MARKETS__AAVE__PROTOCOL": "aave_v3",
-        "KEEPER__MARKETS__AAVE__ADDRESSES_PROVIDER": "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e",
+        "KEEPER__MARKETS__AAVE__ADDRESS": "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e",
         "KEEPER__MARKETS__AAVE__START_BLOCK": "1",
     }
     assert load(None, environ).chain.id == 1
@@ -176,7 +176,7 @@ def test_all_errors_at_once(tmp_path: Path) -> None:
         'chain.block_time: needs a unit, because a bare number could be seconds or milliseconds: write "12s"',
         "tokens.wrapped_native: has a wrong checksum",
         "markets.aave.protocol: must be a lower-case word",
-        "markets.aave.addresses_provider: is missing",
+        "markets.aave.address: is missing",
         "markets.aave.start_block: must be a whole number",
         "markets.aave.profit_flor: unknown key; did you mean strategy.profit_floor?",
         "signer.password_file: the file it names cannot be read: No such file or directory",

@@ -67,11 +67,11 @@ def uses() -> dict[str, list[Use]]:
         for token in tokens:
             found[token].append(Use(chain, f"tokens {token}", "token"))
         for name, market in config.markets.items():
-            found[market.root].append(Use(chain, name, market.protocol))
+            found[market.address].append(Use(chain, name, market.protocol))
             for one in market.further:
                 found[one].append(Use(chain, f"{name}.further", f"further contract of {market.protocol}"))
         for name, venue in config.venues.items():
-            found[venue.root].append(Use(chain, name, venue.kind))
+            found[venue.address].append(Use(chain, name, venue.kind))
             for one in venue.creators:
                 found[one].append(Use(chain, f"{name}.creators", f"creator of pools of {venue.kind}"))
         if config.chain.sequencer_feed is not None:

@@ -306,8 +306,8 @@ def test_further_contracts_belong_to_morpho_alone(tmp_path: Any) -> None:
     path = tmp_path / "keeper.toml"
     path.write_text(
         "[chain]\nid = 1\nendpoints = ['ws://127.0.0.1:1']\n[tokens]\n"
-        f"wrapped_native = '{MORPHO}'\n[markets.aave]\nprotocol = 'aave_v3'\naddresses_provider = '{MORPHO}'\n"
-        f"start_block = 1\nfurther = ['{MORPHO}']\n[venues.v3]\nkind = 'uniswap_v3'\nfactory = '{MORPHO}'\n"
+        f"wrapped_native = '{MORPHO}'\n[markets.aave]\nprotocol = 'aave_v3'\naddress = '{MORPHO}'\n"
+        f"start_block = 1\nfurther = ['{MORPHO}']\n[venues.v3]\nkind = 'uniswap_v3'\naddress = '{MORPHO}'\n"
         "start_block = 1\n"
     )
     with pytest.raises(ConfigError, match=r"markets\.aave\.further"):

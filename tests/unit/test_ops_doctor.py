@@ -51,11 +51,11 @@ dir = "data"
 wrapped_native = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
 [markets.aave]
 protocol = "aave_v3"
-addresses_provider = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
+address = "0x2f39d218133AFaB8F2B819B1066c7E434Ad94E9e"
 start_block = 50
 [venues.v3]
 kind = "uniswap_v3"
-factory = "0x1F98431c8aD98523631AE4a59f267346ea31F984"
+address = "0x1F98431c8aD98523631AE4a59f267346ea31F984"
 start_block = 40
 """
 

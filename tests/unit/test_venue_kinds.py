@@ -18,7 +18,7 @@ HEX = "0x" + "ab" * 20
 
 def config(tmp_path: Path, kind: str, *lines: str) -> Config:
     """The example with one more venue."""
-    venue = ["[venues.extra]", f'kind = "{kind}"', f'factory = "{HEX}"', "start_block = 1", *lines]
+    venue = ["[venues.extra]", f'kind = "{kind}"', f'address = "{HEX}"', "start_block = 1", *lines]
     path = tmp_path / "keeper.toml"
     path.write_text(EXAMPLE.read_text() + "\n" + "\n".join(venue) + "\n")
     return load(path, {"KEEPER_RPC_URL": "ws://127.0.0.1:1"})

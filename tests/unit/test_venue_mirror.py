@@ -297,7 +297,8 @@ async def test_a_pool_lost_to_a_nodes_slip_is_looked_at_again(loaded: bool) -> N
     at = head(11 if loaded else 10)
     for state, usable in ((slip, 0), (slip, 0), (good, 1)):
         node.pools[POOL] = state
-        assert not venue.dirty
+        before = venue.dirty
+        assert not before
         assert venue.pools() == []
         assert "add up" in venue.excluded[POOL]
         assert await venue.audit(node, at, 5) is None
