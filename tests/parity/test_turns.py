@@ -84,7 +84,7 @@ class Stage:
         assert liquidated(receipt) == [plan.borrower for plan in plans]
         assert order.positions == tuple((plan.market, plan.borrower) for plan in plans)
         for token in {token for plan in plans for token in (plan.debt.address, plan.collateral.address)}:
-            assert self.fork.rpc.view(token, "balanceOf(address)", self.executor) == 0, f"{what}: {token} is left behind"
+            assert self.fork.rpc.view(token, "balanceOf(address)", self.executor) == 0, what
 
 
 def liquidated(receipt: dict[str, object]) -> list[str]:
@@ -195,9 +195,7 @@ async def test_what_a_shared_transaction_saves(fork: Fork, tmp_path: Path) -> No
         assert saved >= Ordering().joined_gas
 
 
-async def test_what_counts_on_a_failed_transaction_stands_only_if_it_passes_without(
-    fork: Fork, tmp_path: Path
-) -> None:
+async def test_what_counts_on_a_failed_transaction_stands_only_if_it_passes_without(fork: Fork, tmp_path: Path) -> None:
     """The first of a chain cannot run: the next ones are judged as they run without it, and count on it no more."""
     async with stage(fork, tmp_path) as on:
         scene, turn, _ = await _batch(on, SEED + 2)
