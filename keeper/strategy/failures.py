@@ -22,9 +22,12 @@ Classify = Callable[[str], Failure]
 _OWN = {
     "Gone": Failure.LOST_RACE,  # the guard: the position is no longer what it was
     "Expired": Failure.LOST_RACE,  # mined after its deadline
+    "GrowthTooLow": Failure.NO_LIQUIDITY,  # the same of one item
     "GainTooLow": Failure.NO_LIQUIDITY,  # the floor held: what the pools paid was less than planned
     "BalanceTooLow": Failure.NO_LIQUIDITY,  # a trade brought less than the next step needs
 }
+# Nothing at all was gained: every item of the transaction was gone.
+NOTHING_RAN = "GainTooLow(0,"
 # What the tracker says when the same call succeeds on the state before its block.
 OVERTAKEN = "reverted by what came before it in its block"
 # What it says while nobody can explain a revert and it still asks: no class yet.
@@ -48,6 +51,8 @@ def classifier(foreign: Mapping[str, str]) -> Classify:
         inner = innermost(reason)
         if inner.startswith("'"):  # a contract may write any text, also the name of an error of ours
             return texts.get(inner.strip("'"), Failure.BUG)
+        if inner.startswith(NOTHING_RAN):
+            return Failure.LOST_RACE
         return names.get(inner.partition("(")[0], Failure.BUG)
 
     return classify

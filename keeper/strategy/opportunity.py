@@ -71,18 +71,15 @@ class Appraiser:
         breaker: str | None = None,
         thorough: bool = False,
         wake: Wake | None = None,
-        saved_gas: int = 0,
     ) -> Opportunity:
         """One position: its plan and every gate. `now` in Unix seconds; `thorough` works out every candidate.
 
         `quoter` is on the head's state, and so are the gates that ask it: what our own plans move says nothing about a
-        market. With `wake` the plan is for the state behind other plans; `saved_gas` is what it need not pay for.
+        market. With `wake` the plan is for the state behind other plans.
         `breaker` says why sending is stopped, None that it is not; `in_flight` is asked about borrowers of the market.
         """
         behind = wake or Wake(quoter, self.sources)
-        choice = self.planner.plan(
-            position, behind.quoter, behind.lenders(), fees, thorough=thorough, saved_gas=saved_gas
-        )
+        choice = self.planner.plan(position, behind.quoter, behind.lenders(), fees, thorough=thorough)
         if choice.plan is None or choice.pair is None:
             return Opportunity(position, choice)
         account = position.account

@@ -60,13 +60,11 @@ class Planner:
         fees: FeeQuote,
         *,
         thorough: bool = False,
-        saved_gas: int = 0,
     ) -> Decision:
         """The most profitable liquidation of `position`, net of price impact, premium, protocol fee and gas.
 
         Shapes that cannot beat a flash swap are left out, and what cannot beat the best is not tried, unless
         `thorough` asks for every candidate's own best: for a person, several times slower, with the same choice.
-        `saved_gas` is gas that this execution need not pay for.
         """
         settings = self.settings
         if not position.pairs:
@@ -75,7 +73,7 @@ class Planner:
             Memo(quoter),
             settings.profit_token,
             fees.price,
-            settings.base_gas - saved_gas,
+            settings.base_gas,
             settings.warm_hop_gas,
             data_fee=fees.data_fee,
         )

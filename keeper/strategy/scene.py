@@ -39,19 +39,19 @@ class Scene:
         position = book.position(handle, self.timestamp)
         return None if position is None else self._consider(book, position, self.wake)
 
-    def again(self, one: Opportunity, wake: Wake, *, moved: bool = True, saved_gas: int = 0) -> Opportunity | None:
-        """The position as `wake` leaves it, planned and gated anew; None when nothing of it is left, or it cannot be
-        said.
-
-        Unless pools that its plan needs have `moved`, the very `one` where its plan still does exactly what it says.
-        """
+    def again(self, one: Opportunity, wake: Wake) -> Opportunity | None:
+        """The position behind `wake`, planned and gated anew; None when nothing of it is left, or nobody can say."""
         book = self.books[market_of(one.position.market)]
         position = book.position(one.position.account.handle, self.timestamp, wake.of(book.name))
-        if position is None or (not moved and _stands(one, position, book)):
-            return None if position is None else one
-        return self._consider(book, position, wake, saved_gas)
+        return None if position is None else self._consider(book, position, wake)
 
-    def _consider(self, book: Book, position: Position, wake: Wake, saved_gas: int = 0) -> Opportunity:
+    def stands(self, one: Opportunity, wake: Wake) -> bool:
+        """Whether the market behind `wake` lets the plan do exactly what it says; about pools nothing is said."""
+        book = self.books[market_of(one.position.market)]
+        position = book.position(one.position.account.handle, self.timestamp, wake.of(book.name))
+        return position is not None and _stands(one, position, book)
+
+    def _consider(self, book: Book, position: Position, wake: Wake) -> Opportunity:
         return self.appraiser.consider(
             book,
             position,
@@ -62,7 +62,6 @@ class Scene:
             paused=self.paused,
             breaker=self.breaker,
             wake=wake,
-            saved_gas=saved_gas,
         )
 
 

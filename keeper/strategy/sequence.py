@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from keeper.errors import BadData
@@ -33,7 +33,9 @@ class Replanner(Protocol):
     @property
     def wake(self) -> Wake: ...
 
-    def again(self, one: Opportunity, wake: Wake, *, moved: bool = True, saved_gas: int = 0) -> Opportunity | None: ...
+    def stands(self, one: Opportunity, wake: Wake) -> bool: ...
+
+    def again(self, one: Opportunity, wake: Wake) -> Opportunity | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class Sequence:
         made = yield from self._look(run, index, before)
         if made is None or made.plan is None:
             run.ended[index] = (before, TOO_MANY) if made is None else (made, made.why)
-        elif made is before or not heap or _order(made, index) <= heap[0]:
+        elif made.opportunity is before.opportunity or not heap or _order(made, index) <= heap[0]:
             run.take(index, made, made.plan)
             yield from self._favour(run, made.plan, waiting, heap)
         else:
@@ -224,22 +226,32 @@ class Sequence:
         known = self._known[index]
         fits = (m for m in (before, *known) if (m.movers, m.sharers) == (run.movers(m.needs), run.sharers(m.needs)))
         made = next(fits, None)
+        if made is None and before.opportunity is not None and before.movers == run.movers(before.needs):
+            made = self._standing(run, before)
         if made is None and self._left > 0:
             made = self._renew(run, before)
             known.append(made)
             yield
         return made
 
+    def _standing(self, run: _Run, before: _Made) -> _Made | None:
+        """The plan as it is, where only its market has changed and lets it do exactly what it says; else None."""
+        try:
+            if before.opportunity is None or not self._scene.stands(before.opportunity, run.wake):
+                return None
+        except BadData:
+            return None
+        return replace(before, sharers=run.sharers(before.needs))
+
     def _renew(self, run: _Run, before: _Made) -> _Made:
-        moved = before.movers != run.movers(before.needs)
+        self._left -= 1
         again: Opportunity | None = None
         why = "nothing of the position is left behind it, or that cannot be foreseen"
         try:
             if before.opportunity is not None:
-                again = self._scene.again(before.opportunity, run.wake, moved=moved)
+                again = self._scene.again(before.opportunity, run.wake)
         except BadData as error:
             why = str(error)
-        self._left -= again is not before.opportunity
         plan = again.choice.plan if again is not None and again.skip is None else None
         needs = before.needs if plan is None else Needs.of(plan)
         return _Made(again, plan, needs, run.movers(needs), run.sharers(needs), why if again is None else "")

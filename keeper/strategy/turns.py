@@ -20,7 +20,7 @@ class Ordering:
 
     renewals: int = 64  # plans made anew behind others
     items: int = 4  # plans in one transaction at most; 1: each has its own
-    joined_gas: int = 40_000  # what a plan saves that shares a transaction, at least
+    joined_gas: int = 60_000  # what a plan saves that shares a transaction, at least
     risk_bps: int = 200  # how often an item fails for a reason that its guard does not see, and all the others with it
     max_gas: int = 8_000_000  # of a transaction with several plans
     max_repaid: int = 1_000 * 10**18  # wei of debt in one transaction

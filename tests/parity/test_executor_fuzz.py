@@ -21,6 +21,7 @@ from keeper.program import (
     Call,
     Callback,
     Guard,
+    Item,
     Keep,
     Patch,
     Program,
@@ -109,9 +110,21 @@ class Maker:
             return Transfer(token, self.rng.choice(self.addresses), self.amount())
         if kind < 0.5:
             return self.bench.bring(token, self.rng.randrange(1, ETH))
+        if kind < 0.6 and depth:
+            return self.item(depth)
         if kind < 0.8 and depth:
             return self.loan(depth)
         return self.odd_call(depth)
+
+    def item(self, depth: int) -> Item:
+        """An item whose guard mostly holds, and whose program mostly brings what it must."""
+        odd = (*self.tokens, self.bench.executor, STRANGER)
+        token = self.rng.choice(odd if self.rng.random() < 0.1 else self.tokens)
+        target = self.rng.choice(self.addresses) if self.rng.random() < 0.1 else self.bench.weth
+        minimum = self.rng.choice((0, 0, 0, 1, 2**255))
+        data = self.rng.choice((calldata("balanceOf(address)", self.bench.executor), calldata("totalSupply()"), b""))
+        guard = Guard(target, data, minimum, 2**256 - 1, self.rng.choice((0, 0, 0, 1, 255)))
+        return Item(guard, token, self.rng.choice((0, 0, 0, 1, ETH)), self.steps(depth - 1))
 
     def loan(self, depth: int) -> Call:
         lender = self.rng.choice(("lender", "other"))

@@ -13,7 +13,22 @@ from keeper.devchain.anvil import Anvil
 from keeper.devchain.calls import calldata
 from keeper.execution.executor import EXECUTOR
 from keeper.model import ZERO_ADDRESS, Address
-from keeper.program import Approve, Call, Callback, Keep, Patch, Transfer, balance, encode, kept, literal, word
+from keeper.program import (
+    Approve,
+    Call,
+    Callback,
+    Guard,
+    Item,
+    Keep,
+    Patch,
+    Step,
+    Transfer,
+    balance,
+    encode,
+    kept,
+    literal,
+    word,
+)
 from tests.support.bench import BENEFICIARY, ETH, OPERATOR, OWNER, STRANGER, Bench, Reverted, make_bench
 
 pytestmark = pytest.mark.parity
@@ -528,3 +543,105 @@ def test_expectation_needs_a_program_in_the_callback(bench: Bench) -> None:
     other = Call(step.target, step.data, callback=Callback(bench["lender"], 0))
     with pytest.raises(Reverted, match="AlteredProgram"):
         bench.dry(other)
+
+
+# -------------------------------------------------------------------------------------------------------- items
+
+
+def _guard(bench: Bench, minimum: int = 0, maximum: int = 2**256 - 1, index: int = 0) -> Guard:
+    """Looks at how much WETH the beneficiary has."""
+    return Guard(bench.weth, calldata("balanceOf(address)", BENEFICIARY), minimum, maximum, index)
+
+
+def _item(bench: Bench, *steps: Step, growth: int = 0, guard: Guard | None = None) -> Item:
+    return Item(guard or _guard(bench), bench.weth, growth, steps)
+
+
+def test_an_item_that_is_gone_is_left_out_and_the_rest_runs(bench: Bench) -> None:
+    """Each guard speaks for its own item only; the gain is that of those that ran."""
+    here, gone = _item(bench, bench.earn(5), growth=5), _item(bench, bench.earn(7), growth=7, guard=_guard(bench, 1))
+    short = _item(bench, bench.earn(11), guard=_guard(bench, index=1))
+    assert bench.run(here, gone, short, here, min_gain=10).gain == 10
+    bench.tell(bench.weth, "deposit()", sender=OWNER, value=1)
+    bench.tell(bench.weth, "transfer(address,uint256)", BENEFICIARY, 1)
+    assert bench.dry(here, gone, short, here) == 17
+
+
+def test_a_view_that_fails_leaves_its_item_out(bench: Bench) -> None:
+    """It vouches for nothing: as in a guard of the whole, where it ends everything."""
+    failing = Guard(bench.weth, calldata("transferFrom(address,address,uint256)", STRANGER, OWNER, ETH), 0, 2**256 - 1)
+    silent = Guard(bench["lender"], calldata("keep(bytes)", b""), 0, 2**256 - 1)
+    for guard in (failing, silent):
+        assert bench.dry(_item(bench, bench.earn(3), guard=guard), _item(bench, bench.earn(4))) == 4
+
+
+def test_an_item_that_brings_too_little_takes_everything_down(bench: Bench) -> None:
+    """What an item loses is not made good by another; the reason names the item."""
+    good, bad = _item(bench, bench.earn(ETH), growth=ETH), _item(bench, bench.earn(5), growth=6)
+    with pytest.raises(Reverted, match=r"^step 1: GrowthTooLow\(5, 6\)$"):
+        bench.dry(good, bad)
+    bench.run(bench.earn(9), min_gain=0)
+    loss = _item(bench, Transfer(bench.weth, STRANGER, literal(2)), growth=1)
+    with pytest.raises(Reverted, match=r"^step 1: GrowthTooLow\(0, 1\)$"):
+        bench.dry(bench.earn(9), loss)
+    assert bench.dry(bench.earn(9), _item(bench, Transfer(bench.weth, STRANGER, literal(2)))) == 7
+
+
+def test_the_floor_on_the_whole_stands_when_every_item_is_gone(bench: Bench) -> None:
+    """Nothing was done, so nothing was gained."""
+    gone = _item(bench, bench.earn(ETH), guard=_guard(bench, 2**255))
+    with pytest.raises(Reverted, match=r"^GainTooLow\(0, 1\)$"):
+        bench.dry(gone, gone, min_gain=1)
+
+
+def test_a_failing_step_of_an_item_is_named_with_its_item(bench: Bench) -> None:
+    """Also in items within items, and where the step fails inside a callback."""
+    bad = Transfer(bench["token"], STRANGER, literal(1))
+    with pytest.raises(Reverted, match=r"^step 1: step 2: TokenRefused"):
+        bench.dry(bench.earn(1), _item(bench, bench.earn(1), bench.earn(1), bad))
+    with pytest.raises(Reverted, match=r"^step 0: step 1: step 0: TokenRefused"):
+        bench.dry(_item(bench, bench.earn(1), _item(bench, bad)))
+    loan = bench.lend("lender", bench.weth, 5, (_item(bench, bad), _repay(bench, "lender", bench.weth, 5)))
+    with pytest.raises(Reverted, match=r"^step 1: step 0: step 0: step 0: TokenRefused"):
+        bench.dry(bench.earn(1), _item(bench, loan))
+
+
+def test_items_borrow_and_are_run_inside_callbacks(bench: Bench) -> None:
+    """An item expects callbacks like any program, and one left out inside a callback leaves the loan to be repaid."""
+    loan = bench.lend("lender", bench.weth, 5, (bench.earn(2), Transfer(bench.weth, bench["lender"], word(1))), fee=1)
+    assert bench.run(_item(bench, loan, growth=1)).gain == 1
+    gone = _item(bench, bench.earn(9), guard=_guard(bench, 2**255))
+    inner = (gone, _item(bench, bench.earn(3)), Transfer(bench.weth, bench["lender"], word(1)))
+    assert bench.run(bench.lend("lender", bench.weth, 5, inner, fee=1)).gain == 2
+
+
+def test_no_approval_given_in_an_item_outlives_the_execution(bench: Bench) -> None:
+    """They are revoked like all others."""
+    bench.run(_item(bench, Approve(bench.weth, STRANGER, literal(ETH)), bench.earn(1)))
+    assert bench.allowance(bench.weth, STRANGER) == 0
+
+
+def test_an_item_looks_at_no_contract_that_is_none_and_never_at_the_executor(bench: Bench) -> None:
+    """As any step."""
+    view = calldata("balanceOf(address)", BENEFICIARY)
+    for target, error in ((bench.executor, "SelfCall"), (STRANGER, "NoCode")):
+        guard = Guard(target, view, 0, 2**256 - 1)
+        with pytest.raises(Reverted, match=f"^step 0: {error}"):
+            bench.dry(_item(bench, bench.earn(1), guard=guard))
+        with pytest.raises(Reverted, match=f"^step 0: {error}"):
+            bench.dry(Item(_guard(bench), target, 0, (bench.earn(1),)))
+
+
+def test_an_item_cut_short_is_no_program(bench: Bench) -> None:
+    """Every truncation of an encoded item is refused, or leaves a shorter program that says so itself."""
+    whole = encode((_item(bench, bench.earn(1), growth=1),))
+    body = whole[4:]
+    for size in (20, 40, 100, 138, 139, 160, len(body) - 1):
+        cut = bytes([4]) + size.to_bytes(3, "big") + body[:size]
+        with pytest.raises(Reverted, match=r"^step 0: (BadProgram|GrowthTooLow)|^GainTooLow"):
+            bench.call(OPERATOR, bench.executor, _raw_execution(bench, cut))
+
+
+def _raw_execution(bench: Bench, program: bytes) -> bytes:
+    settlement: tuple[object, ...] = (bytes(32), bench.weth, 1, 0, bench.weth, 2**40, [])
+    return EXECUTOR.encode("execute", settlement, [], program)

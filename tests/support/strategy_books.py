@@ -42,15 +42,15 @@ class FakeScene:
         return Wake(self.quoter, self.sources)
 
     def alone(self) -> list[Opportunity]:
-        return [self._plan(position, self.wake, 0) for position in self.positions]
+        return [self._plan(position, self.wake) for position in self.positions]
 
-    def again(self, one: Opportunity, wake: Wake, *, moved: bool = True, saved_gas: int = 0) -> Opportunity | None:
+    def again(self, one: Opportunity, wake: Wake) -> Opportunity | None:
         position = self.left(one.position, wake.plans)
-        if position is None:
-            return None
-        if not moved and position.pairs == one.position.pairs:
-            return one
-        return self._plan(position, wake, saved_gas)
+        return None if position is None else self._plan(position, wake)
+
+    def stands(self, one: Opportunity, wake: Wake) -> bool:
+        position = self.left(one.position, wake.plans)
+        return position is not None and position.pairs == one.position.pairs
 
     def left(self, position: Position, plans: Sequence[Plan]) -> Position | None:
         """The position behind plans: none of it when one of them takes it."""
@@ -70,10 +70,10 @@ class FakeScene:
             pairs.append(pair)
         return replace(position, pairs=tuple(pairs))
 
-    def _plan(self, position: Position, wake: Wake, saved_gas: int) -> Opportunity:
+    def _plan(self, position: Position, wake: Wake) -> Opportunity:
         self.planned += 1
         planner = Planner(PlannerSettings(NATIVE.address))
-        choice = planner.plan(position, wake.quoter, wake.lenders(), self.fees, saved_gas=saved_gas)
+        choice = planner.plan(position, wake.quoter, wake.lenders(), self.fees)
         way = None if choice.plan is None else Liquidation((GUARD,), (), 0)
         return Opportunity(position, choice, (), way)
 

@@ -544,3 +544,24 @@ def test_the_fake_reasons_are_of_the_class_they_stand_for() -> None:
     """The table above is read as the classifier reads it."""
     classify: Any = classifier(CLASSES)
     assert {failure: classify(text) for failure, text in WHY.items()} == {failure: failure for failure in Failure}
+
+
+async def test_an_order_of_two_assets_is_within_the_limits_of_both_or_of_none(desk: Desk) -> None:
+    """Each is counted by itself; what is barred has exposed nothing, and a failed batch bars each of its positions."""
+    other = replace(PLAN.debt, address=Address("0x" + "77" * 20))
+    order = replace(desk.order(), others=(("market", Address("0x" + "b7" * 20)),))
+    async with desk.safety.sending(order, {PLAN.debt: 100, other: 101}) as barred:
+        assert barred is not None
+    assert desk.open == {"exposure_per_transaction"}
+    await desk.safety.resume()
+    async with desk.safety.sending(order, {PLAN.debt: 100, other: 60}) as barred:
+        assert barred is None
+    await desk.sent(order)
+    assert await desk.allowed(value=50) is None
+    assert await desk.allowed(plan=replace(PLAN, debt=other), value=90) is None
+    barred = await desk.allowed(plan=replace(PLAN, debt=other), value=91)
+    assert barred is not None
+    assert barred.numbers["value"] == 151
+    await desk.safety.resume()
+    await desk.end(order, Failure.BUG)
+    assert len(desk.vitals.quarantined) == 2

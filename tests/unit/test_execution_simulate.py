@@ -251,3 +251,31 @@ def test_an_unreadable_receipt_is_bad_data(mined: tuple[Attempt, Signed, dict[st
         parse({name: value for name, value in raw.items() if name != field})
     assert parse(None) is None
     assert Hash(raw["blockHash"])
+
+
+async def in_order(node: Node, *sizes: int) -> list[list[Simulation | None]]:
+    chains = [[TRIAL] * size for size in sizes]
+    return await Simulator(node, EXECUTOR_AT, ME).in_order(HEAD, HEAD.timestamp + 12, chains)
+
+
+async def test_a_chain_is_one_block_and_all_chains_one_round_trip() -> None:
+    """Its calls in order, each with its own result; one that fails leaves the others to be judged for themselves."""
+    ok, bad = simulated()[0]["calls"][0], simulated("0x0", "0x" + GONE.hex())[0]["calls"][0]
+
+    def answer(params: Sequence[Any]) -> Any:
+        calls = params[0]["blockStateCalls"][0]["calls"]
+        return [{"number": "0x1", "calls": [ok] if len(calls) == 1 else [bad, *[ok] * (len(calls) - 1)]}]
+
+    node = Node(eth_simulateV1=answer)
+    found = await in_order(node, 1, 3)
+    assert [[ran.ok for ran in chain if ran is not None] for chain in found] == [[True], [False, True, True]]
+    assert len(node.trips) == 1
+    with pytest.raises(BadData, match="1 of 2 calls"):
+        await in_order(Node(eth_simulateV1=lambda _: simulated()), 2)
+
+
+async def test_without_simulate_only_the_first_of_a_chain_is_run() -> None:
+    """Nothing else that a node offers runs two transactions in one block."""
+    node = Node(eth_call=lambda _: WORD, eth_estimateGas=lambda _: "0x7a120")
+    found = await in_order(node, 2, 1)
+    assert [[ran is not None and ran.ok for ran in chain] for chain in found] == [[True, False], [True]]

@@ -277,3 +277,20 @@ async def test_a_failed_migration_leaves_no_half_schema(tmp_path: Path, monkeypa
     tables = await journal.ask(lambda db: {row[0] for row in db.execute("SELECT name FROM sqlite_master")})
     assert "half" not in tables
     await journal.close()
+
+
+async def test_exposures_survive_the_step_that_lets_an_order_have_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their numbers, which breakers have marks of; attempts of before have one position."""
+    steps = file.migrations()
+    path = tmp_path / "journal.sqlite3"
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "migrations", lambda: steps[:3])
+        old = await Journal.open(path, 1, "live")
+        await old.change(lambda db, at: db.execute("INSERT INTO exposures VALUES (7, 'a', 1, 'token', '12')"))
+        await old.close()
+    new = await Journal.open(path, 1, "live")
+    assert await new.ask(lambda db: db.execute("SELECT * FROM exposures").fetchall()) == [(7, "a", 1, "token", "12")]
+    await new.change(lambda db, at: db.execute("INSERT INTO exposures VALUES (8, 'a', 1, 'other', '12')"))
+    await new.close()
