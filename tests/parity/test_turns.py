@@ -84,13 +84,7 @@ class Stage:
         assert liquidated(receipt) == [plan.borrower for plan in plans]
         assert order.positions == tuple((plan.market, plan.borrower) for plan in plans)
         for token in {token for plan in plans for token in (plan.debt.address, plan.collateral.address)}:
-<<<<<<< HEAD
-            assert self.fork.rpc.view(token, "balanceOf(address)", self.executor) == 0, (
-                f"{what}: {token} is left behind"
-            )
-=======
             assert self.fork.rpc.view(token, "balanceOf(address)", self.executor) == 0, what
->>>>>>> batch
 
 
 def liquidated(receipt: dict[str, object]) -> list[str]:
