@@ -343,6 +343,9 @@ class Ledger(Protocol):
     async def record(self, verdicts: Sequence[Verdict]) -> None:
         """Apply all of them or none."""
 
+    async def spent(self, signer: Address) -> int:
+        """Nonces of the signer below this are spent for good, by attempts that are closed; 0 when none is known."""
+
     async def unsettled(self) -> list[Attempt]:
         """Attempts not closed yet, by signer and nonce."""
 

@@ -97,7 +97,7 @@ class Anvil:
         self._fork_url = fork_url
         self._loaded = load_state is not None
         self._process: subprocess.Popen[bytes] | None = None
-        self._log: Path | None = None
+        self._folder: Path | None = None  # its log, and the states of old blocks, which it leaves lying about
         self.port = 0
 
     @property
@@ -116,12 +116,12 @@ class Anvil:
     def start(self) -> Self:
         """Start and wait until it answers; raises ConfigError without a binary, ChainFailed when it does not."""
         binary = find_anvil()
-        handle, name = tempfile.mkstemp(prefix="anvil-", suffix=".log")
-        self._log = Path(name)
+        self._folder = Path(tempfile.mkdtemp(prefix="anvil-"))
+        command = [binary, *self._options, "--cache-path", str(self._folder)]
         try:
-            with os.fdopen(handle, "wb") as log:
+            with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
-                    [binary, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
                 )
             self.port = self._await_port()
             self.rpc = Rpc(self.http)
@@ -146,8 +146,8 @@ class Anvil:
                 process.wait()
         if hasattr(self, "rpc"):
             self.rpc.close()
-        if self._log is not None:
-            self._log.unlink(missing_ok=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def running(self) -> bool:
         """True until the process has ended."""
@@ -161,9 +161,13 @@ class Anvil:
     ) -> None:
         self.stop()
 
+    @property
+    def _log(self) -> Path:
+        assert self._folder is not None
+        return self._folder / "log"
+
     def _await_port(self) -> int:
         assert self._process is not None
-        assert self._log is not None
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             text = self._log.read_text(errors="replace")

@@ -121,7 +121,7 @@ class Lane:
     async def submit(self, order: Order) -> Sending:
         """Sign and send `order` at the next free nonce.
 
-        Raises Transient when the nonce cannot be read or the signer does not answer (nothing is signed then), Halt
+        Raises Transient or BadData when the nonce cannot be read or the signer does not answer: nothing is sent; Halt
         when the ledger cannot be written. A caller that is cancelled or times out does not interrupt it half-way.
         """
         sending = asyncio.create_task(self._submit(order))
@@ -231,6 +231,8 @@ class Lane:
         async with self._turn:
             attempts = await self._ledger.unsettled()
             gap = self._gap(attempts, head)
+            if gap is not None and gap < await self._ledger.spent(self.address):
+                gap = None  # the node is mistaken about what is spent
             if gap is None:
                 self._gap_since = None
                 return None
@@ -299,6 +301,13 @@ class Lane:
             latest, pending = await self._client.batch(counts_request(self.address, head))
             self.observe(head, quantity(latest, "a transaction count"), quantity(pending, "a transaction count"))
         assert self._counts is not None
+        spent = await self._ledger.spent(self.address)
+        if self._counts.latest < spent:
+            told, self._counts = self._counts.latest, None
+            raise BadData(
+                f"the node says that {told} nonces of {self.address} are spent, and the journal knows of {spent}: "
+                "nothing is signed on that; use another endpoint if it lasts"
+            )
         # What waits in the pool and is not ours was sent by somebody else with this key: it is left to be mined.
         nonce = self._counts.latest
         while nonce in held or nonce < self._counts.pending:

@@ -156,6 +156,16 @@ def apply(db: sqlite3.Connection, verdicts: Sequence[Verdict], at: int) -> None:
         _put_outcome(db, verdict.attempt_id, outcome, at)
 
 
+def spent(db: sqlite3.Connection, signer: Address) -> int:
+    """One more than the highest nonce that a closed attempt of the signer has spent; 0 without one."""
+    row = db.execute(
+        "SELECT MAX(nonce) + 1 FROM attempts WHERE signer = ? AND closed_at IS NOT NULL"
+        " AND state IN ('mined', 'reverted', 'cancelled')",
+        (signer,),
+    ).fetchone()
+    return int(row[0] or 0)
+
+
 def unsettled(db: sqlite3.Connection) -> list[Attempt]:
     """Attempts not closed yet with their transactions, by signer and nonce."""
     return load(db, "closed_at IS NULL ORDER BY signer, nonce, created_at, id", ())

@@ -146,6 +146,10 @@ class Journal:
             outcome = replace(outcome, revert=self._mask(outcome.revert))
         return replace(verdict, detail=self._mask(verdict.detail), outcome=outcome)
 
+    async def spent(self, signer: Address) -> int:
+        """Nonces of the signer below this are spent for good, by attempts that are closed; 0 when none is known."""
+        return await self.ask(lambda db: attempts.spent(db, signer))
+
     async def unsettled(self) -> list[Attempt]:
         """Attempts not closed yet, by signer and nonce."""
         return await self.ask(attempts.unsettled)

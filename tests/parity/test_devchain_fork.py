@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,17 @@ def test_state_survives_dump_and_load(tmp_path: Path) -> None:
     with Anvil(load_state=state) as second:
         assert second.rpc.number() == 1
         assert int(second.rpc.request("eth_getBalance", account("rich"), "latest"), 16) == 7
+
+
+def test_old_states_are_taken_away_with_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """anvil keeps the states of old blocks on disk and leaves them there: gigabytes after a few hours."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with Anvil() as running:
+        running.rpc.request("anvil_mine", hex(700))
+        running.rpc.request("eth_getBalance", "0x" + "01" * 20, hex(1))
+        assert list(tmp_path.rglob("anvil-state-*/*")), "nothing was put on disk: this shows nothing"
+    assert not list(tmp_path.rglob("anvil-*"))
 
 
 def test_a_taken_port_is_one_sentence(anvil: Anvil) -> None:

@@ -348,6 +348,9 @@ class HookedLedger:
         await self._inner.sent(attempt_id, number)
         self._hook("after sent")
 
+    async def spent(self, signer: Address) -> int:
+        return await self._inner.spent(signer)
+
     async def record(self, verdicts: Sequence[Verdict]) -> None:
         self._hook("before record")
         await self._inner.record(verdicts)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from keeper.errors import Transient
+from keeper.errors import BadData, Transient
 from keeper.execution.lane import GAP, PRIVATE, Lane, LanePolicy
 from keeper.execution.receipt import Receipt
 from keeper.execution.recover import UNSIGNED, recover
@@ -80,6 +81,35 @@ async def test_concurrent_orders_get_successive_nonces(desk: Desk) -> None:
     sendings = await asyncio.gather(*(desk.submitter.submit(desk.order(n)) for n in range(1, 8)))
     assert [s.nonce for s in sendings] == list(range(7))
     assert sorted(desk.chain.pool) == [(ME, n) for n in range(7)]
+
+
+async def test_a_node_that_unspends_what_is_closed_is_not_believed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count below what the journal knows to be spent for good: nothing is signed, and the next true one is used."""
+    await desk.submitter.submit(desk.order())
+    for _ in range(CONFIRMATIONS + 1):
+        desk.chain.mine()
+        await desk.submitter.settle(desk.head)
+    assert await desk.journal.spent(ME) == 1
+    assert await desk.journal.spent(Address("0x" + "99" * 20)) == 0
+    true = desk.chain.answer
+
+    def lie(method: str, params: Sequence[Any]) -> Any:
+        return "0x0" if method == "eth_getTransactionCount" else true(method, params)
+
+    monkeypatch.setattr(desk.chain, "answer", lie)
+    for known in (False, True):
+        if known:  # as `settle` would have read it
+            desk.lane.observe(desk.head, 0, 0)
+        with pytest.raises(BadData, match=r"0 nonces .* the journal knows of 1"):
+            await desk.submitter.submit(desk.order(2))
+    assert await desk.journal.unsettled() == []
+    monkeypatch.setattr(desk.chain, "answer", true)
+    assert (await desk.submitter.submit(desk.order(2))).nonce == 1
+    desk.lane.observe(desk.head, 0, 0)
+    for _ in range(POLICY.bump_every + 2):
+        assert await desk.lane.fill_gap(desk.head) is None
+        desk.chain.mine(lambda tx: False)
+        desk.lane.observe(desk.head, 0, 0)
 
 
 async def test_what_was_promised_to_relays_is_not_sent_in_public(desk: Desk) -> None:
