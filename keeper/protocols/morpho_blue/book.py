@@ -210,6 +210,8 @@ class MorphoBlueBook(MorphoBlueMirror):
         )
 
     async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
+        if self._synced:
+            await self._reconsider(client, head)
         # A node may answer one view from another block's state and mean nothing by it: what it says twice is believed.
         if await self._compare(client, head, sample) is None:
             return None
