@@ -64,7 +64,7 @@ async def _liquidate_many(fork: Fork, folder: Path, *, wanted: int, seed: int) -
                 done += await _take_everybody(parts, book, market, fork, executor, shapes, errors)
     biased = sum(errors) / len(errors)
     print(f"seed {seed}: {done} liquidations, shapes {dict(shapes)}, gas estimate off by {biased:+.1f} % on average")
-    assert {"flash swap", "loan"} <= {shape.split(",")[0] for shape in shapes}
+    assert {"flash swap", "loan from morpho"} <= {shape.split(",")[0] for shape in shapes}
 
 
 def _market_day(actors: Actors, fork: Fork, rng: random.Random, number: int) -> None:
@@ -146,7 +146,7 @@ async def _take_everybody(
 
 
 def _check(receipt: dict[str, object], plan: Plan, market: Market, executor: Address, fork: Fork) -> str:
-    kind = "flash swap" if plan.loan is None else "loan"
+    kind = "flash swap" if plan.loan is None else f"loan from {plan.loan.source}"
     shape = f"{kind}, {'buy' if plan.buy else ''}{'+sell' if plan.sell else ''}"
     what = f"{shape} of {plan.borrower}: {plan.debt.symbol} for {plan.collateral.symbol}, repay {plan.repay}"
     assert receipt["status"] == "0x1", f"reverted: {what}: {_reason(receipt, fork)}"

@@ -25,6 +25,7 @@ from keeper.protocols.morpho_blue.registry import Registry
 from keeper.protocols.morpho_blue.rules import incentive
 from keeper.protocols.morpho_blue.tokens import read_tokens, symbol_of
 from keeper.rewind import Rewind
+from tests.support import morpho_logs
 from tests.support.morpho_logs import MORPHO, Life, acquaint, new_book, topic, word
 
 pytestmark = pytest.mark.unit
@@ -84,14 +85,14 @@ async def test_a_token_without_decimals_is_none() -> None:
     assert found == {tokens[0]: Token(tokens[0], tokens[0][:10], 6), **dict.fromkeys(tokens[1:])}
 
 
-def _as_adaptive(read: Read, at_target: int = irm.INITIAL) -> bytes:
-    """What the AdaptiveCurveIrm of MORPHO answers at HEAD."""
+def _as_adaptive(read: Read, at_target: int = irm.INITIAL, at: int = HEAD.timestamp) -> bytes:
+    """What the AdaptiveCurveIrm of MORPHO answers at a time."""
     if read.data[:4] == IRM.functions["MORPHO"].selector:
         return word(int(MORPHO, 16))
     if read.data[:4] == IRM.functions["rateAtTarget"].selector:
         return word(at_target)
     words = [int.from_bytes(read.data[at : at + 32], "big") for at in range(4 + 5 * 32, len(read.data), 32)]
-    return word(adaptive_rate(State(*words), at_target, HEAD.timestamp).average)
+    return word(adaptive_rate(State(*words), at_target, at).average)
 
 
 def test_a_rate_model_is_known_by_what_it_answers() -> None:
@@ -279,6 +280,30 @@ async def test_an_audit_finds_a_wrong_position_market_and_rate_but_believes_only
         calls = iter(range(10**6))
         once = Answers(lambda read, off=off, calls=calls: off(read) if next(calls) == 0 else truth(read))  # type: ignore[misc]
         assert await audit(once) is None
+
+
+async def test_what_did_not_answer_is_asked_again() -> None:
+    """A token or a rate model that a node once failed on is looked at anew with every audit."""
+    book, life = _lived()
+    head = life.head(life.number)
+    token = next(iter(book._wanted))
+    book._tokens[token] = None
+    book._registry.set_kind(morpho_logs.IRM, Kind.ASKED)
+    decimals, truth = interface("erc20").functions["decimals"].selector, _chain_of(book, head)
+
+    def answer(read: Read) -> bytes | None:
+        if read.to == token:
+            return word(18) if read.data[:4] == decimals else None
+        if read.to in (morpho_logs.IRM, morpho_logs.STRANGE):
+            return _as_adaptive(read, at=head.timestamp) if read.to == morpho_logs.IRM else None
+        return truth(read)
+
+    assert book.unknown_markets()
+    assert await book.audit(Answers(answer), head, 0) is None  # type: ignore[arg-type]  # only `read` is used
+    assert book._tokens[token] == Token(token, token[:10], 18)
+    assert not book.unknown_markets()
+    assert book._registry.kinds[morpho_logs.IRM] is Kind.ADAPTIVE
+    assert book._registry.kinds[morpho_logs.STRANGE] is Kind.ASKED
 
 
 def test_liquidations_are_told_by_both_kinds_of_contract() -> None:

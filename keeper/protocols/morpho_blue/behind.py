@@ -20,13 +20,13 @@ class Overlay:
     target: int  # rate at target, wad per second
     holdings: dict[Address, Holding] = field(default_factory=dict)
 
-    def run(self, plan: Plan, holding: Holding, position: Position | None) -> None:
-        """Liquidate as `plan` says; raises ValueError when `position` offers no such liquidation."""
+    def run(self, plan: Plan, holding: Holding, position: Position | None) -> bool:
+        """Liquidate as `plan` says; False when `position` offers no such liquidation: nothing can be foreseen then."""
         for pair in () if position is None else position.pairs:
             if isinstance(pair, MorphoPair) and _fits(pair, plan):
                 self._take(plan.borrower, holding, pair.moved(plan.repay), own=pair.terms.contract is None)
-                return
-        raise ValueError(f"no liquidation of {plan.borrower} in {plan.market} is the one that was planned")
+                return True
+        return False
 
     def _take(self, borrower: Address, holding: Holding, moved: Moved, *, own: bool) -> None:
         """The effect of Morpho.liquidate (`own`), or of PreLiquidation's repay and withdrawal."""

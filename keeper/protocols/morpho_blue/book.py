@@ -148,6 +148,8 @@ class MorphoBlueBook(MorphoBlueMirror):
         number, borrower, holding = found
         mine = [plan for plan in behind if plan.market == self._label(number)]
         overlay = self._overlay(number, mine, timestamp) if mine else None
+        if mine and overlay is None:
+            return None
         scene = self._scene(number, borrower, timestamp, overlay)
         if overlay is not None:
             holding = overlay.holdings.get(borrower, holding)
@@ -210,6 +212,8 @@ class MorphoBlueBook(MorphoBlueMirror):
         )
 
     async def audit(self, client: Client, head: Head, sample: int) -> Skip | None:
+        if self._synced:
+            await self._reconsider(client, head)
         # A node may answer one view from another block's state and mean nothing by it: what it says twice is believed.
         if await self._compare(client, head, sample) is None:
             return None
@@ -282,7 +286,7 @@ class MorphoBlueBook(MorphoBlueMirror):
         )
 
     def _overlay(self, number: int, plans: Sequence[Plan], timestamp: int) -> Overlay | None:
-        """The market once `plans` have run at `timestamp`; None where it is unknown."""
+        """The market once `plans` have run at `timestamp`; None where it is unknown, or they are not of this state."""
         start = self._accrue(number, timestamp)
         if start is None:
             return None
@@ -291,7 +295,9 @@ class MorphoBlueBook(MorphoBlueMirror):
             entry = self._ledger.find(number, plan.borrower)
             holding = overlay.holdings.get(plan.borrower) or self._holding(entry)
             scene = self._scene(number, plan.borrower, timestamp, overlay)
-            overlay.run(plan, holding, None if scene is None else build_position(scene, plan.borrower, holding))
+            position = None if scene is None else build_position(scene, plan.borrower, holding)
+            if not overlay.run(plan, holding, position):
+                return None
         return overlay
 
     def _pre_terms(self, number: int, borrower: Address) -> tuple[PreTerms, ...]:

@@ -215,17 +215,31 @@ class MorphoBlueMirror:
 
     async def _recognise(self, client: Client, head: Head) -> None:
         """Find out which models compute what is computed here."""
-        unread = [m for m in self._registry.models if self._registry.kinds.get(m, Kind.UNREAD) is Kind.UNREAD]
-        for model in sorted(unread):
-            params = next(p for p in self._registry.params.values() if p.irm == model)
-            answers = await client.read(irm.probes(model, params, head.timestamp), head)
-            known = irm.recognised(self.address, answers, head.timestamp)
+        for model in self._models(Kind.UNREAD):
+            known = await self._is_adaptive(client, head, model)
             self._registry.set_kind(model, Kind.ADAPTIVE if known else Kind.ASKED)
             if not known:
                 self._alerter.alert(
                     "irm_unknown",
                     f"{self.name}: {model} is not the AdaptiveCurveIrm, so its rates are read at every block",
                 )
+
+    async def _is_adaptive(self, client: Client, head: Head, model: Address) -> bool:
+        params = next(p for p in self._registry.params.values() if p.irm == model)
+        answers = await client.read(irm.probes(model, params, head.timestamp), head)
+        return irm.recognised(self.address, answers, head.timestamp)
+
+    def _models(self, kind: Kind) -> list[Address]:
+        return [m for m in sorted(self._registry.models) if self._registry.kinds.get(m, Kind.UNREAD) is kind]
+
+    async def _reconsider(self, client: Client, head: Head) -> None:
+        """Ask again what did not answer well: a node that failed once has not the last word on a token or a model."""
+        mute = {token for token in self._wanted if token in self._tokens and self._tokens[token] is None}
+        self._tokens |= await read_tokens(client, head, mute)
+        for model in self._models(Kind.ASKED):
+            if await self._is_adaptive(client, head, model):
+                self._registry.set_kind(model, Kind.ADAPTIVE)
+                self._moved()
 
     def _unnamed(self) -> frozenset[Address]:
         return self._wanted - self._tokens.keys()
