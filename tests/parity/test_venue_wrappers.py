@@ -19,7 +19,7 @@ from keeper.errors import BadData
 from keeper.model import MAX_UINT256, Address, Block, address
 from keeper.venues.wrappers.erc4626 import Erc4626, VaultPool
 from keeper.venues.wrappers.wsteth import StEthPool, WstEth
-from tests.support.solidity import compiled_contracts, vault_contracts
+from tests.support.solidity import wrapped_contracts
 from tests.support.venue_arena import NodeClient, head_of, say
 
 pytestmark = pytest.mark.parity
@@ -71,11 +71,11 @@ def place() -> Iterator[Place]:
         me = address(rpc.request("eth_accounts")[0])
         on = Deployer(rpc, me, 30_000_000)
         asset = on.deploy(own_contracts()["Token"], "A", "A", 6)
-        made = vault_contracts()
+        made = wrapped_contracts()
         vaults = [on.deploy(made["OffsetVault"], asset, offset) for offset in (0, 0, 3, 6, 12)]
         toll = on.deploy(made["TollVault"], asset)
-        steth = on.deploy(compiled_contracts()["StEth"])
-        wsteth = on.deploy(compiled_contracts()["WstEth"], steth)
+        steth = on.deploy(made["StEth"])
+        wsteth = on.deploy(made["WstEth"], steth)
         on.send(asset, "mint(address,uint256)", me, PLENTY)
         for vault in (*vaults, toll):
             on.send(asset, "approve(address,uint256)", vault, MAX_UINT256)

@@ -13,7 +13,7 @@ from keeper.devchain.solc import compile_standard
 from keeper.devchain.store import digest, stored
 
 _CONTRACTS = Path(__file__).resolve().parent / "contracts"
-_VAULTS = Path(__file__).resolve().parent / "wrapped" / "Vaults.sol"
+_WRAPPED = Path(__file__).resolve().parent / "wrapped"
 _SETTINGS: dict[str, Any] = {"optimizer": {"enabled": True, "runs": 200}, "evmVersion": "cancun", "viaIR": True}
 
 
@@ -24,18 +24,20 @@ def compiled_contracts() -> Mapping[str, Artifact]:
 
 
 @cache
-def vault_contracts() -> Mapping[str, Artifact]:
-    """The vaults of ``tests/support/wrapped``, over OpenZeppelin's ERC4626 as installed."""
+def wrapped_contracts() -> Mapping[str, Artifact]:
+    """The vaults and the staked pair of ``tests/support/wrapped``, over OpenZeppelin's ERC4626 as installed."""
     imported = _closure(["@openzeppelin/contracts/token/ERC20/extensions/ERC4626.sol"], MODULES)
-    return _compiled("vaults", {"Vaults.sol": _VAULTS.read_text(), **imported})
+    own = {path.name: path.read_text() for path in sorted(_WRAPPED.glob("*.sol"))}
+    return _compiled("wrapped", {**own, **imported}, viaIR=False)
 
 
-def _compiled(label: str, texts: Mapping[str, str]) -> Mapping[str, Artifact]:
+def _compiled(label: str, texts: Mapping[str, str], **settings: Any) -> Mapping[str, Artifact]:
+    chosen = _SETTINGS | settings
     sources = {name: {"content": text} for name, text in texts.items()}
 
     def build(directory: Path) -> None:
         selection = {"outputSelection": {"*": {"*": ["abi", "evm.bytecode.object"]}}}
-        request = {"language": "Solidity", "sources": sources, "settings": _SETTINGS | selection}
+        request = {"language": "Solidity", "sources": sources, "settings": chosen | selection}
         answer = compile_standard(request)
         found = {
             name: {"code": made["evm"]["bytecode"]["object"], "arguments": _arguments(made["abi"])}
@@ -44,7 +46,7 @@ def _compiled(label: str, texts: Mapping[str, str]) -> Mapping[str, Artifact]:
         }
         (directory / "artifacts.json").write_text(json.dumps(found))
 
-    key = digest([package_version("solc"), sources, _SETTINGS])
+    key = digest([package_version("solc"), sources, chosen])
     raw = json.loads((stored(f"compiled/{label}-{key}", build) / "artifacts.json").read_text())
     return {name: Artifact(name, made["code"], (), tuple(made["arguments"])) for name, made in raw.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from keeper.devchain.actors import Actors
@@ -15,6 +15,7 @@ from keeper.devchain.uniswap import MAX_TICK, sqrt_price
 from keeper.devchain.uniswap_v4 import build_uniswap_v4, key_of
 from keeper.execution.compose import compose
 from keeper.model import (
+    MAX_UINT256,
     ZERO_ADDRESS,
     Address,
     FeeQuote,
@@ -37,8 +38,11 @@ from keeper.venues.uniswap_v3.flash import UniswapV3Flash
 from keeper.venues.uniswap_v3.venue import UniswapV3
 from keeper.venues.uniswap_v4.flash import UniswapV4Flash
 from keeper.venues.uniswap_v4.venue import UniswapV4
+from keeper.venues.wrappers.erc4626 import Erc4626
+from keeper.venues.wrappers.wsteth import WstEth
 from tests.support.bench import BENEFICIARY, STRANGER, Bench, make_bench
 from tests.support.fork import Fork
+from tests.support.solidity import wrapped_contracts
 from tests.support.venue_arena import NodeClient, head_of
 
 SYMBOLS = ("WETH", "USDC", "USDT", "DAI", "WBTC", "LINK")
@@ -73,9 +77,10 @@ class VenueFloor:
     bench: Bench
     venues: dict[str, Any]
     sources: dict[str, FlashSource]
+    extra: dict[str, Token] = field(default_factory=dict)  # tokens that the world does not have
 
     def token(self, symbol: str) -> Token:
-        return self.on.world.tokens[symbol]
+        return self.extra.get(symbol) or self.on.world.tokens[symbol]
 
     async def load(self) -> None:
         client, head = NodeClient(self.bench.rpc), head_of(self.bench.rpc)
@@ -92,7 +97,7 @@ class VenueFloor:
     def router(self, *names: str) -> Router:
         """Over some venues, or over all."""
         chosen = [self.venues[name] for name in names or self.venues]
-        connectors = [self.token(symbol).address for symbol in ("WETH", "USDC")]
+        connectors = [self.token(symbol).address for symbol in ("WETH", "USDC", *self.extra)]
         return Router(chosen, connectors, native=self.token("WETH").address)
 
     def plan(self, debt: str, collateral: str, seizure: Seizure, **legs: Any) -> Plan:
@@ -132,7 +137,7 @@ class VenueFloor:
         assert done.gain == plan.gain
         for token, before in swept.items():
             expected = unspent if token == plan.debt.address else 0
-            assert self.bench.balance(token, BENEFICIARY) - before == expected, self.on.world.symbol(token)
+            assert self.bench.balance(token, BENEFICIARY) - before == expected, token
         spenders = {hop.pool for r in (plan.buy, plan.sell) if r for path in r.paths for hop in path.hops}
         spenders |= {venue.factory for venue in self.venues.values()} | {self.bench["market"]}
         for token in {plan.profit_token, *program.sweep}:
@@ -170,7 +175,7 @@ class VenueFloor:
             if gain < 0:
                 return None
             return self.plan(debt, collateral, Seizure(repay, sold, 0), budget=budget, loan=loan, sell=sell, gain=gain)
-        buy = _lending(router, collateral_token, debt_token, budget + premium, locks, lent=loan is not None)
+        buy = lending(router, collateral_token, debt_token, budget + premium, locks, lent=loan is not None)
         if buy is None:
             return None
         rest = rng.choice((0, buy.amount_in // 20, buy.amount_in // 20 + rng.randrange(1, 1_000)))
@@ -192,9 +197,10 @@ class VenueFloor:
         return rng.choice([offer for offer in offers if offer.source == kind])
 
 
-def _lending(
+def lending(
     router: Router, sold: Address, bought: Address, amount: int, avoid: frozenset[Address], *, lent: bool
 ) -> Route | None:
+    """A purchase; unless the debt asset is lent, through pools that hand it out before they are paid."""
     buy = router.buy(sold, bought, amount, avoid)
     while buy is not None and not lent and buy.prepaid:
         avoid |= buy.prepaid
@@ -225,6 +231,48 @@ async def make_venue_floor(fork: Fork) -> VenueFloor:
     made = VenueFloor(on, bench, venues, sources)
     await made.load()
     return made
+
+
+async def add_vault(floor: VenueFloor) -> None:
+    """A vault over USDC whose share stands at an odd rate, held by the toy market and known as vUSDC."""
+    by, usdc = Deployer(floor.bench.rpc, PROVIDER, 50_000_000), floor.token("USDC").address
+    vault = by.deploy(wrapped_contracts()["OffsetVault"], usdc, 6)
+    by.send(usdc, "approve(address,uint256)", vault, MAX_UINT256)
+    by.send(vault, "deposit(uint256,address)", floor.on.worth("USDC", 90_000_000), floor.bench["market"])
+    by.send(usdc, "transfer(address,uint256)", vault, floor.on.worth("USDC", 7_654_321) + 1)
+    by.flush()
+    floor.extra["vUSDC"] = Token(vault, "vUSDC", 12)
+    venue = Erc4626("vault", vault, floor.bench.executor, (floor.bench["market"],))
+    floor.venues[venue.name] = venue
+    await venue.load(NodeClient(floor.bench.rpc), head_of(floor.bench.rpc))
+    await floor.observe()
+
+
+async def add_staked(floor: VenueFloor) -> None:
+    """stETH and wstETH at an odd rate, the second held by the toy market, and a V2 pair of the first with WETH."""
+    rpc, world, weth = floor.bench.rpc, floor.on.world, floor.bench.weth
+    by, own = Deployer(rpc, PROVIDER, 50_000_000), wrapped_contracts()
+    steth = by.deploy(own["StEth"])
+    wsteth = by.deploy(own["WstEth"], steth)
+    by.send(steth, "submit(address)", PROVIDER, value=90_000 * 10**18)
+    by.send(steth, "rebase(uint256)", 111_222 * 10**18 + 333)
+    by.send(steth, "approve(address,uint256)", wsteth, MAX_UINT256)
+    by.send(wsteth, "wrap(uint256)", 30_000 * 10**18)
+    by.send(wsteth, "transfer(address,uint256)", floor.bench["market"], 20_000 * 10**18)
+    by.send(world.uniswap.v2_factory, "createPair(address,address)", steth, weth, gas=6_000_000)
+    by.flush()
+    pair = rpc.view(world.uniswap.v2_factory, "getPair(address,address)", steth, weth, returns="address")
+    for token in (steth, weth):
+        by.send(token, "transfer(address,uint256)", pair, 9_000 * 10**18)
+    by.send(pair, "mint(address)", PROVIDER)
+    by.flush()
+    floor.extra |= {"stETH": Token(steth, "stETH", 18), "wstETH*": Token(wsteth, "wstETH*", 18)}
+    venue = WstEth("staked", wsteth, floor.bench.executor)
+    floor.venues[venue.name] = venue
+    floor.venues["uniswap_v2"].follow([steth])
+    for known in (venue, floor.venues["uniswap_v2"]):
+        await known.load(NodeClient(rpc), head_of(rpc))
+    await floor.observe()
 
 
 def _with_v4(
