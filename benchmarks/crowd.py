@@ -45,7 +45,7 @@ def index_of(address: str) -> int | None:
 
 @dataclass(frozen=True)
 class Crowd:
-    """`users` people; the same arguments give the same people. About one in `weak` is at the edge, the rest far from it."""
+    """`users` people, far from any danger; the same arguments give the same people."""
 
     users: int
     assets: Sequence[Asset]

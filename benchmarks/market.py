@@ -17,7 +17,7 @@ from eth_utils.crypto import keccak
 from benchmarks.crowd import Crowd, who
 from benchmarks.measure import Row, Stall, quantile
 from benchmarks.node import crowd_of, endow
-from keeper.assembly import Assembly, assemble, fee_policy
+from keeper.assembly import Assembly, assemble
 from keeper.chain.client import Sent
 from keeper.chain.connection import Link
 from keeper.chain.follow import Follower
@@ -166,8 +166,8 @@ async def cold_start(stage: Stage, folder: Path) -> list[Row]:
     whole = cut and resumed > first.first
     logs = 13 * users
     note = (
-        f"{logs:,} logs in {wall:.1f} s on the clock; cut at {halfway.percent:.0f} % (then told: {halfway.eta:.1f} s left), "
-        f"went on at block {resumed} of {halfway.last}; every balance equal"
+        f"{logs:,} logs in {wall:.1f} s on the clock; cut at {halfway.percent:.0f} %, told {halfway.eta:.1f} s left, "
+        f"went on at block {resumed} of {halfway.first}…{halfway.last}; every balance equal"
     )
     return [
         Row("cold start", "own processor time", own, "s", target="≤ 30 s at 100,000; resumed without loss",
@@ -193,20 +193,6 @@ def _compare(parts: Assembly, crowd: Crowd) -> None:
         theirs = zip(crowd.slots[user].tolist(), crowd.amounts[user].tolist(), strict=True)
         assert mine == {(where // 2, where % 2): amount for where, amount in theirs}, who(user)
     assert all(ledger.total(where) >= crowd.total(where) for where in set(crowd.slots[0].tolist()))
-
-
-async def store(stage: Stage, folder: Path) -> None:
-    """A checkpoint of everybody, without the history that leads there."""
-    config = stage.config(folder)
-    async with assemble(config, live=False) as parts:
-        parts.follower = _follower(parts, 3600.0, None)
-        book = _book(parts)
-        starting = asyncio.create_task(parts.start())
-        # The tokens' totals have the crowd in them, so the book cannot agree with them before it has the crowd, too.
-        while book.history_from is not None and book.market_is_missing:
-            await asyncio.sleep(0.01)
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
 
 
 async def warm_start(stage: Stage, folder: Path) -> list[Row]:
@@ -325,7 +311,6 @@ async def passes(stage: Stage, folder: Path, *, samples: int) -> list[Row]:
     """Quiet blocks, and blocks that make ten people liquidatable."""
     users, actors = stage.crowd.users, stage.actors
     async with Stall() as stall, assemble(stage.config(folder), live=True) as parts, AsyncExitStack() as open_:
-        assert fee_policy(parts.config) is not None
         await parts.start()
         (endpoint,) = parts.client.pool.endpoints
         waiting = Waiting(endpoint.link)
@@ -348,7 +333,8 @@ async def passes(stage: Stage, folder: Path, *, samples: int) -> list[Row]:
                 assert sink.sent, [decision.skip for decision in decisions]
                 if sample:  # the first one warms up what a running keeper has warm
                     after = sink.sent[0]
-                    found.append((after[0] - before[0], after[1] - before[1], after[2] - before[2], after[3] - before[3]))
+                    clock, node, busy = (after[n] - before[n] for n in range(3))
+                    found.append((clock, node, busy, after[3] - before[3]))
                     sent += len(sink.sent)
                 _set_price(actors, SPECS["WETH"].price)
                 await engine.step(await parts.client.head())
@@ -378,10 +364,11 @@ def quiet_rows(users: int, quiet: tuple[float, float, float]) -> list[Row]:
     """What a block asks of the node while nothing happens."""
     trips, size, spent = quiet
     return [
-        Row("RPC", "requests per quiet block", trips, "requests", target="constant, ≤ 4", reached=trips <= 4, size=users),
+        Row("RPC", "requests per quiet block", trips, "requests", target="constant, ≤ 4", reached=trips <= 4,
+            size=users),
         Row("RPC", "bytes per quiet block", size, "bytes", target="constant", size=users),
         Row("RPC", "own time of a quiet block", spent * 1e3, "ms", size=users),
-    ]
+    ]  # fmt: skip
 
 
 def _latency_rows(users: int, found: list[tuple[float, float, float, int]], sent: int, stall: Stall) -> list[Row]:

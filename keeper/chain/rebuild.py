@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from keeper.chain.checkpoints import Checkpoints
+from keeper.chain.checkpoints import Checkpoints, give_back
 from keeper.chain.client import NodeClient
 from keeper.chain.tracks import Chain, Track, within
 from keeper.errors import BadData, Transient
@@ -104,6 +104,7 @@ class Rebuild:
                     track.mirror.restore(snapshot.data)
                 else:  # nobody else has this mirror: it is at no block
                     await asyncio.to_thread(track.mirror.restore, snapshot.data)
+                    await asyncio.to_thread(give_back)
             except BadData as error:
                 log.warning("checkpoint_refused", mirror=track.name, block=snapshot.number, reason=str(error))
                 continue
