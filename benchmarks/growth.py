@@ -62,9 +62,10 @@ def plot(unit: str, group: Mapping[str, Series]) -> str:
         return _HEIGHT - _BOTTOM - (math.log10(value) - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        'font-size="11"><rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_LEFT}" y="20" font-size="13">{escape(unit)} by positions; exponent k of value ∝ positions^k</text>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}">',
+        '<g font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{_LEFT}" y="20" font-size="13">{escape(unit)} by positions n; k as in value ∝ n^k</text>',
     ]
     for size in sizes:
         x = across(size)
@@ -83,4 +84,4 @@ def plot(unit: str, group: Mapping[str, Series]) -> str:
         y = _TOP + 14 * number
         label = escape(f"{name[:34]} (k = {exponent(series):.2f})")
         parts.append(f'<text x="{_WIDTH - _RIGHT + 8}" y="{y}" fill="{colour}">{label}</text>')
-    return "\n".join([*parts, "</svg>\n"])
+    return "\n".join([*parts, "</g></svg>\n"])

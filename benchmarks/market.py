@@ -29,6 +29,7 @@ from keeper.devchain.anvil import Anvil
 from keeper.devchain.catalogue import MAIN, SPECS
 from keeper.devchain.serve import OPERATOR, OPERATOR_KEY, config_text
 from keeper.devchain.world import World, ensure_world
+from keeper.eager import EagerFollower, EagerProver
 from keeper.early import engine_for
 from keeper.engine import Engine, Parts
 from keeper.execution.executor import creation_code
@@ -95,7 +96,7 @@ def staged(users: int, *, history: bool) -> Iterator[Stage]:
             yield Stage(anvil, world, actors, crowd, f"http://127.0.0.1:{port}", executor)
         finally:
             node.terminate()
-            node.wait()
+            node.communicate()
 
 
 def _fallen(symbol: str) -> int:
@@ -217,23 +218,30 @@ async def warm_start(stage: Stage, folder: Path) -> list[Row]:
 
 
 class Waiting:
-    """A link that adds up the time for which the node has been waited for."""
+    """A link that tells for how long the node has been waited for, and how often: what is asked together is once."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self.label = link.label
         self.seconds = 0.0
+        self.rounds = 0
+        self._open, self._since = 0, 0.0
 
     @property
     def push(self) -> bool:
         return self._link.push
 
     async def call(self, calls: Sequence[Call], *, within: float | None = None) -> list[Any]:
-        begun = time.perf_counter()
+        if self._open == 0:
+            self._since = time.perf_counter()
+            self.rounds += 1
+        self._open += 1
         try:
             return await self._link.call(calls, within=within)
         finally:
-            self.seconds += time.perf_counter() - begun
+            self._open -= 1
+            if self._open == 0:
+                self.seconds += time.perf_counter() - self._since
 
     async def subscribe(self, params: Sequence[Any], notify: Any) -> str:
         return await self._link.subscribe(params, notify)
@@ -247,7 +255,7 @@ class Sink:
 
     def __init__(self, parts: Assembly, waiting: Waiting) -> None:
         self._parts, self._waiting = parts, waiting
-        self.sent: list[tuple[float, float, float, int]] = []  # clock, node's time, own processor time, round trips
+        self.sent: list[tuple[float, float, float, int]] = []  # clock, node's time, own processor time, rounds
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parts.client, name)
@@ -258,8 +266,7 @@ class Sink:
         return [Sent("sink", Hash("0x" + keccak(raw).hex()))]
 
     def now(self) -> tuple[float, float, float, int]:
-        trips = self._parts.client.round_trips
-        return time.perf_counter(), self._waiting.seconds, time.process_time(), trips
+        return time.perf_counter(), self._waiting.seconds, time.process_time(), self._waiting.rounds
 
 
 async def _engine(parts: Assembly, sink: Sink, folder: Path, open_: AsyncExitStack) -> Engine:
@@ -291,13 +298,13 @@ async def _engine(parts: Assembly, sink: Sink, folder: Path, open_: AsyncExitSta
     observer = Telemetry(parts.metrics, parts.vitals, parts.alerter, {MAIN: "aave_v3"}, submitter, lambda: "node")
     wired = Parts(
         client=parts.client,
-        follower=parts.follower,
+        follower=EagerFollower(parts.follower, parts.fees),
         books=parts.books,
         mirrors=[*parts.books, *parts.venues],
         quoter=parts.quoter,
         appraiser=appraiser,
         fees=parts.fees,
-        prover=parts.prover,
+        prover=EagerProver(parts.prover, submitter.lanes),
         submitter=submitter,
         recorder=journal,
         observer=observer,

@@ -14,7 +14,7 @@ _BEAT = 0.002  # seconds between two looks at the loop
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. `size` is positions, where that matters; `ratio` is to the baseline, and `target` what is to reach."""
+    """One figure. `size` is positions, where they matter; `target` is what is to be reached."""
 
     part: str
     what: str

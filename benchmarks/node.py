@@ -1,7 +1,7 @@
 """A node with a history: a private chain behind, made-up borrowers' logs and scaled balances in front.
 
-`python -m benchmarks.node ANVIL USERS FIRST BLOCKS` serves JSON-RPC over HTTP and prints its port. It stands for the node
-of whoever measures: what it takes is not the keeper's time.
+`python -m benchmarks.node ANVIL USERS FIRST BLOCKS` serves JSON-RPC over HTTP and prints its port. What it takes is the
+node's time, not the keeper's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exact Uniswap V3 quotes, beside QuoterV2 and beside degenbot on the same pool, by how many ticks the trade crosses."""
+"""Exact Uniswap V3 quotes beside QuoterV2 and degenbot on the same pool, by how many ticks the trade crosses."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def amounts(pool: V3Pool, crossed: int, *, exact_out: bool) -> list[int]:
 
     low, high = (1 if crossed == 0 else first(crossed)), first(crossed + 1) - 1
     assert high - low > 2 * _VARIED, (low, high)
-    dice = Random(crossed)  # noqa: S311 - amounts to try
+    dice = Random(crossed)
     found = [dice.randrange(low + (high - low) // 2, high) for _ in range(_VARIED)]
     assert {ticks(amount) for amount in found} == {crossed}
     return found
@@ -151,5 +151,5 @@ def _text(value: object) -> object:
 def _install(folder: Path) -> None:
     """An environment that can be moved: only its interpreter is called."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True, text=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", f"degenbot=={DEGENBOT}"]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", f"degenbot=={DEGENBOT}"]
     subprocess.run(pip, check=True, capture_output=True, text=True)

@@ -62,7 +62,7 @@ async def live(path: Path, users: int) -> dict[str, float]:
             valuation = valued(price * 10**6)
             sweep.below(valuation.factors({0}), valuation.screen_slack, reserves)
             await asyncio.sleep(0)
-        for user in range(0, 1_000, 100):  # as many changes as there may be in a busy block
+        for user in range(0, min(users, 1_000), 100):  # as many changes as there may be in a busy block
             for each in range(user, user + 100):
                 ledger.set_amount(ledger.entry(ledger.users[who(each)], slot(1, SUPPLY)), 10**18)
             await asyncio.sleep(0)

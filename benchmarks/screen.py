@@ -92,7 +92,8 @@ def screen(users: int) -> list[Row]:
     rows = [
         Row(
             "screen", f"every health factor, {entries:,} entries", full_time * 1e3, "ms", "numpy copies the arrays",
-            copy_time * 1e3, "≤ 2 × the copy at 1,000,000", full_time <= 2 * copy_time if users >= 1_000_000 else None, users,
+            copy_time * 1e3, "≤ 2 × the copy at 1,000,000", full_time <= 2 * copy_time if users >= 1_000_000 else None,
+            users,
         ),
         Row(
             "price", f"one feed moved, {touched:,} of {users:,} touched", price_time * 1e3, "ms", "the full sweep",
@@ -117,7 +118,7 @@ def _numpy(ledger: Ledger, factors: np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def against_node(anvil: Anvil, world: World, per_position: float, *, asked: int = 100) -> list[Row]:
-    """`getUserAccountData` through JSON-RPC batches and through one multicall, beside the screen's time per position."""
+    """`getUserAccountData` in JSON-RPC batches and in one multicall, beside the screen's time per position."""
     actors = Actors(anvil.rpc, world)
     who = account("benchmark")
     actors.open_position(

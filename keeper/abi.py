@@ -17,7 +17,6 @@ from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_ab
 from keeper.errors import BadData
 from keeper.model import Log
 
-
 _PLAIN = {"address": 160, "bool": 1} | {f"uint{bits}": bits for bits in range(8, 257, 8)}
 
 
@@ -113,7 +112,7 @@ def interface(name: str) -> Interface:
 
 
 def _word(kind: str, value: Any) -> bytes | None:
-    """One argument as eth_abi writes it, at a fraction of the time; None for what is left to eth_abi, which may raise."""
+    """One argument as eth_abi writes it, at a fraction of the time; None for what is left to eth_abi to judge."""
     if kind == "address":
         ours = type(value) is str and len(value) == 42 and value[:2] == "0x" and value.isalnum() and value.islower()
         try:

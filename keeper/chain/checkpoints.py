@@ -130,7 +130,7 @@ class Checkpoints:
 
 
 def give_back() -> None:
-    """Return freed memory to the system, where the C library can: copies made for a large snapshot would stay resident."""
+    """Return freed memory to the system, where the C library can: a large snapshot's copies would stay resident."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
