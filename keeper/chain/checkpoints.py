@@ -65,11 +65,11 @@ class Checkpoints:
     async def save(self, name: str, number: int, block_hash: Hash, snapshot: bytes | Callable[[], bytes]) -> None:
         """Add a snapshot and drop the oldest beyond the limit. Raises ConfigError when the disk refuses.
 
-        A snapshot that is still to be made up is made up in the thread.
+        A snapshot that is still to be made up is made up in a thread.
         """
+        data = await asyncio.to_thread(snapshot) if callable(snapshot) else snapshot
 
         def work(connection: sqlite3.Connection) -> None:
-            data = snapshot() if callable(snapshot) else snapshot
             digest = _digest(data)
             with connection:
                 connection.execute(
