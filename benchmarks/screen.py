@@ -1,12 +1,13 @@
-"""The sweep over all health factors, beside copying its arrays and beside asking the pool."""
+"""The sweep over all health factors, beside copying its arrays and beside asking the pool; and what a price costs."""
 
 from __future__ import annotations
 
-from random import Random
-
 import numpy as np
+from eth_abi.abi import decode
 
+from benchmarks.crowd import ENTRIES, Asset, Crowd
 from benchmarks.measure import Row, best
+from keeper.chain.multicall import init_code
 from keeper.devchain.actors import Actors, account
 from keeper.devchain.anvil import Anvil
 from keeper.devchain.calls import calldata
@@ -14,71 +15,131 @@ from keeper.devchain.world import World
 from keeper.maths.wad_ray import RAY
 from keeper.model import ZERO_ADDRESS, Address, Token
 from keeper.protocols.aave_v3.health import Valuation
-from keeper.protocols.aave_v3.ledger import DEBT, SUPPLY, Ledger, slot
+from keeper.protocols.aave_v3.kernels import NumpyKernels
+from keeper.protocols.aave_v3.ledger import SUPPLY, Ledger, slot
 from keeper.protocols.aave_v3.market import Market, Reserve, State
 from keeper.protocols.aave_v3.rules import RULES
-from keeper.rewind import Rewind
+from keeper.protocols.aave_v3.sweep import Sweep
 
 NOW = 1_800_000_000
-ENTRIES = 5
+RESERVES = 10
 
 
-def book(users: int, seed: int = 1) -> tuple[Ledger, Valuation]:
-    """Users with five entries each, over ten reserves."""
-    dice = Random(seed)
+def market() -> tuple[Market, dict[int, State], dict[Address, int]]:
+    """Ten reserves of a dollar each."""
     reserves, states, prices = {}, {}, {}
-    for number in range(10):
+    for number in range(RESERVES):
         token = Token(Address(f"0x{number + 1:040x}"), f"T{number}", 18)
         config = 8_000 << 16 | 10_500 << 32 | 18 << 48 | 1 << 56
-        reserves[number] = Reserve(number, token, ZERO_ADDRESS, ZERO_ADDRESS, None, config, 0, 0)
+        tokens = Address(f"0x{0xA000 + number:040x}"), Address(f"0x{0xB000 + number:040x}")
+        reserves[number] = Reserve(number, token, *tokens, None, config, 0, 0)
         states[number] = State(RAY + number, RAY // 50, RAY + number, RAY // 20, NOW - 1_000)
-        prices[token.address] = 10**8 * (number + 1)
-    market = Market(ZERO_ADDRESS, ZERO_ADDRESS, ZERO_ADDRESS, None, 10, RULES[10], 5, 10**8, reserves, {})
-    ledger = Ledger(Rewind())
-    for index in range(users):
-        user = ledger.user(Address(f"0x{index + 1_000:040x}"))
-        for place, number in enumerate(dice.sample(range(10), ENTRIES)):
-            side = SUPPLY if place < 3 else DEBT
-            amount = dice.randrange(1, 10**21) if side == SUPPLY else dice.randrange(1, 10**20)
-            ledger.set_amount(ledger.entry(user, slot(number, side)), amount)
-            if side == SUPPLY:
-                ledger.set_enabled(user, number, True)
-    return ledger, Valuation(market, states, prices, NOW)
+        prices[token.address] = 10**8
+    pool = Address(f"0x{0xC000:040x}")
+    by_asset = {reserve.token.address: number for number, reserve in reserves.items()}
+    made = Market(pool, ZERO_ADDRESS, ZERO_ADDRESS, None, 10, RULES[10], 5, 10**8, reserves, {}, by_asset)
+    return made, states, prices
 
 
-def run(anvil: Anvil, world: World, *, users: int) -> list[Row]:
-    """Three rows: against a copy, against the sum in Python integers, against JSON-RPC batches."""
-    ledger, valuation = book(users)
+def crowd(users: int) -> Crowd:
+    """People on that market."""
+    made, _, _ = market()
+    assets = [Asset(r.id, r.token.address, r.a_token, r.v_token, 1e18) for r in made.reserves.values()]
+    return Crowd(users, assets, made.pool)
 
-    def sweep() -> object:
-        return ledger.balances(valuation.factors(ledger.emodes_seen)) < valuation.screen_slack
 
+def valued(price: int = 10**8, later: int = 0) -> Valuation:
+    """The market with the first reserve at `price`, `later` seconds on."""
+    made, states, prices = market()
+    return Valuation(made, states, prices | {made.reserves[0].token.address: price}, NOW + later)
+
+
+def screen(users: int) -> list[Row]:
+    """The full sweep and what a price and a block of interest cost, all on one book."""
+    ledger = crowd(users).ledger()
     entries = users * ENTRIES
-    amounts, owners, kinds = np.ones(entries), np.ones(entries, np.int32), np.ones(entries, np.int16)
+    columns = ledger.columns()
+    factors, slack = valued().factors({0}), valued().screen_slack
+    sweep = Sweep(ledger)
+    prices = [valued(price).factors({0}) for price in (10**8, 99 * 10**6)]
+    blocks = [valued(later=12 * n).factors({0}) for n in range(2)]
 
     def copy() -> object:
-        return amounts.copy(), owners.copy(), kinds.copy()
+        return columns.weight.copy(), columns.owner.copy(), columns.kind.copy()
 
-    ours = best(sweep, units=users)
-    exact = min(users, 2_000)
+    def full() -> object:
+        ledger.take_changed()
+        return ledger.balances(factors)
 
-    def integers() -> object:
-        return [valuation.health(ledger.supplies_and_debts(user), 0) for user in range(exact)]
+    def moved() -> object:
+        prices.reverse()
+        return sweep.below(prices[0], slack, range(RESERVES))
 
+    def interest() -> object:
+        blocks.reverse()
+        return sweep.below(blocks[0], slack, range(RESERVES))
+
+    sweep.below(factors, slack, range(RESERVES))
+    exposed = len(ledger.holders(slot(0, SUPPLY)))
+    before = sweep.touched
+    moved()
+    touched = sweep.touched - before
+    full_time, copy_time = best(full, runs=9), best(copy, runs=9)
+    price_time = best(moved, runs=9)
+    moved()
+    sweep.below(blocks[0], slack, range(RESERVES))
+    interest_time = best(interest, runs=9)
+    rows = [
+        Row(
+            "screen", f"every health factor, {entries:,} entries", full_time * 1e3, "ms", "numpy copies the arrays",
+            copy_time * 1e3, "≤ 2 × the copy at 1,000,000", full_time <= 2 * copy_time if users >= 1_000_000 else None,
+            users,
+        ),
+        Row(
+            "price", f"one feed moved, {touched:,} of {users:,} touched", price_time * 1e3, "ms", "the full sweep",
+            full_time * 1e3, "only the exposed; ≤ 1 ms at 100,000",
+            touched <= exposed + len(ledger.holders(slot(0, SUPPLY) + 1)) and (users != 100_000 or price_time <= 1e-3),
+            users,
+        ),
+        Row("price", "interest of one block, nobody touched", interest_time * 1e3, "ms", "the full sweep",
+            full_time * 1e3, size=users),
+    ]  # fmt: skip
+    if users <= 100_000:
+        slow = best(lambda: _numpy(ledger, factors), runs=3)
+        rows.append(
+            Row("screen", "the same without numba", slow * 1e3, "ms", "numpy copies the arrays", copy_time * 1e3,
+                size=users)
+        )  # fmt: skip
+    return rows
+
+
+def _numpy(ledger: Ledger, factors: np.ndarray[tuple[int], np.dtype[np.float64]]) -> object:
+    return Sweep(ledger, NumpyKernels()).below(factors, 42.0, range(RESERVES))
+
+
+def against_node(anvil: Anvil, world: World, per_position: float, *, asked: int = 100) -> list[Row]:
+    """`getUserAccountData` in JSON-RPC batches and in one multicall, beside the screen's time per position."""
     actors = Actors(anvil.rpc, world)
     who = account("benchmark")
     actors.open_position(
         world.main, who, {"WETH": 10**18, "WBTC": 10**7, "DAI": 10**21}, {"USDC": 10**8, "USDT": 10**8}
     )
-    data = "0x" + calldata("getUserAccountData(address)", who).hex()
-    asked: list[tuple[str, list[object]]] = [("eth_call", [{"to": world.main.pool, "data": data}, "latest"])] * 200
-    what = f"screen {users:,} positions, each"
-
-    def pool() -> object:
-        return anvil.rpc.batch(asked)
-
+    data = calldata("getUserAccountData(address)", who)
+    calls: list[tuple[str, list[object]]] = [
+        ("eth_call", [{"to": world.main.pool, "data": "0x" + data.hex()}, "latest"])
+    ] * asked
+    body = (bytes.fromhex(world.main.pool[2:]) + len(data).to_bytes(3, "big") + data) * asked
+    head = (64).to_bytes(32, "big") + (2**24).to_bytes(32, "big") + len(body).to_bytes(32, "big")
+    bundle = init_code() + head + body + b"\0" * (-len(body) % 32)
+    whole: list[object] = [{"data": "0x" + bundle.hex(), "gas": hex(10**9)}, "latest"]
+    one = anvil.rpc.batch(calls[:1])[0]
+    many = bytes.fromhex(anvil.rpc.request("eth_call", *whole)[2:])
+    assert decode(["uint256"] * 6, many[5 : 5 + 192]) == decode(["uint256"] * 6, bytes.fromhex(one[2:]))
+    batch = best(lambda: anvil.rpc.batch(calls), runs=3, units=asked)
+    multicall = best(lambda: anvil.rpc.request("eth_call", *whole), runs=3, units=asked)
+    target = "≥ 1,000 × faster than the best RPC way"
     return [
-        Row(what, ours, "numpy copies the arrays", best(copy, units=users)),
-        Row(what, ours, "exact integers", best(integers, runs=3, units=exact)),
-        Row(what, ours, "getUserAccountData in batches of 200", best(pool, units=len(asked))),
-    ]
+        Row("screen", "one position", per_position * 1e6, "µs", f"getUserAccountData, {name} of {asked}", theirs * 1e6,
+            target, min(batch, multicall) >= 1_000 * per_position)
+        for name, theirs in (("JSON-RPC batches", batch), ("multicalls", multicall))
+    ]  # fmt: skip

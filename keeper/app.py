@@ -22,6 +22,7 @@ from keeper.checkup import diagnose
 from keeper.config import Config
 from keeper.demo import perform
 from keeper.devchain.serve import serve
+from keeper.eager import EagerFollower, EagerProver
 from keeper.early import engine_for, following
 from keeper.engine import Engine, Parts
 from keeper.errors import CheckFailed, ConfigError, Transient
@@ -148,13 +149,13 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
     observer = Telemetry(parts.metrics, parts.vitals, parts.alerter, protocols, submitter, lambda: _provider(parts))
     wired = Parts(
         client=parts.client,
-        follower=parts.follower,
+        follower=EagerFollower(parts.follower, parts.fees),
         books=parts.books,
         mirrors=[*parts.books, *parts.venues],
         quoter=parts.quoter,
         appraiser=parts.appraiser,
         fees=parts.fees,
-        prover=parts.prover,
+        prover=EagerProver(parts.prover, submitter.lanes) if isinstance(submitter, LiveSubmitter) else parts.prover,
         submitter=submitter,
         recorder=journal,
         observer=Several(observer, parts.rivals, bulletin),

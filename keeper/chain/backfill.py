@@ -19,7 +19,7 @@ from keeper.model import Address, Log, Watch
 Range = tuple[int, int, list[Log]]
 
 _SLOW = 5.0  # seconds; a range that took longer is not made larger
-_MANY = 5_000  # logs; likewise
+_MANY = 3_000  # logs; likewise: decoding them holds everything else up
 
 
 class Backfill:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -63,15 +65,16 @@ class Checkpoints:
     async def save(self, name: str, number: int, block_hash: Hash, snapshot: bytes | Callable[[], bytes]) -> None:
         """Add a snapshot and drop the oldest beyond the limit. Raises ConfigError when the disk refuses.
 
-        A snapshot that is still to be made up is made up in the thread.
+        A snapshot that is still to be made up is made up in a thread.
         """
+        data = await asyncio.to_thread(snapshot) if callable(snapshot) else snapshot
 
         def work(connection: sqlite3.Connection) -> None:
-            data = snapshot() if callable(snapshot) else snapshot
+            digest = _digest(data)
             with connection:
                 connection.execute(
                     "INSERT INTO snapshot (name, number, hash, data, digest) VALUES (?, ?, ?, ?, ?)",
-                    (name, number, block_hash, data, _digest(data)),
+                    (name, number, block_hash, data, digest),
                 )
                 connection.execute(
                     "DELETE FROM snapshot WHERE name = ?1 AND id NOT IN "
@@ -80,6 +83,7 @@ class Checkpoints:
                 )
 
         await self._run(work)
+        await asyncio.to_thread(give_back)
 
     async def load(self, name: str) -> list[Snapshot]:
         """The snapshots of `name`, newest first; damaged ones are left out with a warning."""
@@ -123,6 +127,12 @@ class Checkpoints:
                     ) from error
 
         return await asyncio.to_thread(locked)
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the C library can: a large snapshot's copies would stay resident."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def inspect(path: Path, chain_id: int) -> bool:

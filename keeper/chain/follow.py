@@ -16,7 +16,7 @@ from keeper.chain.rebuild import Progress, Rebuild, frozen
 from keeper.chain.tracks import Chain, Dispatch, Track, union, within
 from keeper.errors import BadData, ConfigError, Transient
 from keeper.model import Block, Head, Log, Read, Watch
-from keeper.ports import Alerter, Mirror
+from keeper.ports import Alerter, Freezable, Mirror
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +84,7 @@ class Follower:
         self._chain = Chain(undo)
         self._rebuild = Rebuild(client, self._chain, checkpoints, save_seconds=save_seconds, progress=progress)
         self._saved: int | None = None
+        self._saving: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._dispatch = Dispatch(())
 
@@ -127,6 +128,7 @@ class Follower:
 
     async def save(self) -> None:
         """Write a checkpoint of every mirror that follows."""
+        await self._stored()
         if len(self._chain):
             await self._write([t for t in self._tracks if t.at is not None and not t.mirror.dirty])
 
@@ -141,6 +143,7 @@ class Follower:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._stored()
 
     # ----------------------------------------------------------------------------------------- finding the way
 
@@ -326,6 +329,7 @@ class Follower:
 
     async def _attempt(self, track: Track) -> None:
         try:
+            await self._stored()
             await self._rebuild.run(track)
         except BadData as error:
             track.task = None
@@ -344,12 +348,33 @@ class Follower:
     # -------------------------------------------------------------------------------------------- checkpoints
 
     async def _checkpoint(self, settled: list[Track], head: Head) -> None:
-        if self._saved is None or abs(head.number - self._saved) >= self._every:
+        if self._saving is not None and self._saving.done():
+            saving, self._saving = self._saving, None
+            saving.result()  # raises what it met
+        due = self._saved is None or abs(head.number - self._saved) >= self._every
+        if due and self._saving is None:
             self._saved = head.number
-            await self._write(settled)
+            large = [track for track in settled if isinstance(track.mirror, Freezable)]
+            await self._write([track for track in settled if track not in large])
+            if large and self._checkpoints is not None:  # the block is not kept waiting for these
+                self._saving = asyncio.create_task(self._store(self._checkpoints, _frozen(large)))
 
     async def _write(self, tracks: list[Track]) -> None:
-        for track in tracks if self._checkpoints is not None else ():
-            if track.at is not None and self._checkpoints is not None:
-                await self._checkpoints.save(track.name, track.at.number, track.at.hash, frozen(track.mirror))
+        if self._checkpoints is not None:
+            await self._store(self._checkpoints, _frozen(tracks))
+
+    @staticmethod
+    async def _store(checkpoints: Checkpoints, states: list[tuple[Track, Head, Callable[[], bytes]]]) -> None:
+        for track, at, state in states:
+            if track.at is not None and not track.reload:  # else it was distrusted meanwhile
+                await checkpoints.save(track.name, at.number, at.hash, state)
                 track.failures = 0
+
+    async def _stored(self) -> None:
+        """Wait for what is being stored, so that nothing is stored after what comes next."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
+
+
+def _frozen(tracks: list[Track]) -> list[tuple[Track, Head, Callable[[], bytes]]]:
+    return [(track, track.at, frozen(track.mirror)) for track in tracks if track.at is not None]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from keeper.chain.checkpoints import Checkpoints
+from keeper.chain.checkpoints import Checkpoints, give_back
 from keeper.chain.client import NodeClient
 from keeper.chain.tracks import Chain, Track, within
 from keeper.errors import BadData, Transient
@@ -19,6 +19,7 @@ from keeper.ports import Freezable, Mirror
 
 log = structlog.get_logger(__name__)
 
+_AT_ONCE = 1_000  # logs replayed before others have their turn
 _LARGE = 1 << 20  # bytes; what is restored from more than this has a thread of its own
 
 
@@ -104,6 +105,7 @@ class Rebuild:
                     track.mirror.restore(snapshot.data)
                 else:  # nobody else has this mirror: it is at no block
                     await asyncio.to_thread(track.mirror.restore, snapshot.data)
+                    await asyncio.to_thread(give_back)
             except BadData as error:
                 log.warning("checkpoint_refused", mirror=track.name, block=snapshot.number, reason=str(error))
                 continue
@@ -155,7 +157,10 @@ class Rebuild:
             watch = track.mirror.watch()
             async with aclosing(self._client.logs(watch, track.position[0] + 1, goal.number)) as ranges:
                 async for low, high, logs in ranges:
-                    track.mirror.replay(logs)
+                    track.position = None  # until the range is whole, a failure means starting over
+                    for start in range(0, len(logs), _AT_ONCE):
+                        track.mirror.replay(logs[start : start + _AT_ONCE])
+                        await asyncio.sleep(0)
                     track.position = (high, None)
                     taken += len(logs)
                     grown = await self._grown(track, watch, low, high)

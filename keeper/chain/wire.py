@@ -69,46 +69,50 @@ def logs(raw: Any, watch: Watch, first: int, last: int, hashes: dict[int, Hash] 
     if not isinstance(raw, list):
         raise BadData(f"the node answered {type(raw).__name__} where a list of logs was expected")
     addresses, topics = watch.addresses, watch.topics
-    seen: dict[tuple[int, int], Log] = {}
-    block_hash = dict(hashes) if hashes else {}
-    ordered, previous = True, (-1, -1)
+    found: list[Log] = []
+    seen: dict[tuple[int, int], Log] = {}  # only from the first place on that is not behind the one before
+    block_hash: dict[int, str] = dict(hashes) if hashes else {}
+    number, index, place, new_hash = -1, -1, (-1, -1), None
+    block_text = None
     try:
         for item in raw:
-            number, index = int(item["blockNumber"], 16), int(item["logIndex"], 16)
+            if item["blockNumber"] != block_text:  # most logs are of the block of the one before
+                block_text = item["blockNumber"]
+                number = int(block_text, 16)
+                new_hash = None
+            index = int(item["logIndex"], 16)
+            words = item["topics"]
             log = Log(
-                Address(item["address"].lower()),
-                tuple([topic.lower() for topic in item["topics"]]),
+                item["address"].lower(),
+                tuple(map(str.lower, words)),
                 bytes.fromhex(item["data"][2:]),
                 number,
                 index,
-                Hash(item["transactionHash"]),
+                item["transactionHash"],
             )
-            if (
-                not first <= number <= last
-                or log.address not in addresses
-                or not log.topics
-                or log.topics[0] not in topics
-            ):
+            if not first <= number <= last or log.address not in addresses or not words or log.topics[0] not in topics:
                 raise BadData(
                     f"the node answered a log that was not asked for (block {number}, {log.address}, "
                     f"asked for blocks {first} to {last})"
                 )
             if item.get("removed"):
                 raise BadData(f"the node answered a removed log in block {number}")
-            found = item["blockHash"]
-            if block_hash.setdefault(number, found) != found:
-                raise Transient(f"block {number} was reorganised while its logs were read")
-            key = (number, index)
-            if key in seen:
-                if seen[key] != log:
+            if item["blockHash"] != new_hash:
+                new_hash = item["blockHash"]
+                if block_hash.setdefault(number, new_hash) != new_hash:
+                    raise Transient(f"block {number} was reorganised while its logs were read")
+            before, place = place, (number, index)
+            if place <= before or seen:
+                if not seen:
+                    seen = {(known.block_number, known.log_index): known for known in found}
+                known = seen.setdefault(place, log)
+                if known != log:
                     raise BadData(f"the node answered two different logs at index {index} of block {number}")
-                continue
-            ordered = ordered and key > previous
-            previous = key
-            seen[key] = log
+            else:
+                found.append(log)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadData(f"the node answered a malformed log: {type(error).__name__} {error}") from error
-    return list(seen.values()) if ordered else [seen[key] for key in sorted(seen)]
+    return [seen[key] for key in sorted(seen)] if seen else found
 
 
 def log_filter(watch: Watch, addresses: Sequence[Address]) -> dict[str, Any]:

@@ -118,6 +118,12 @@ class Lane:
         """Take the signer's transaction counts as read at `head`, so that `submit` need not ask."""
         self._counts = _Counts(head, latest, pending)
 
+    async def prepare(self, head: Head) -> None:
+        """Read the transaction counts at `head`, unless they are known, so that `submit` need not."""
+        if self._counts is None or self._counts.head != head:
+            latest, pending = await self._client.batch(counts_request(self.address, head))
+            self.observe(head, quantity(latest, "a transaction count"), quantity(pending, "a transaction count"))
+
     async def submit(self, order: Order) -> Sending:
         """Sign and send `order` at the next free nonce.
 
@@ -297,9 +303,7 @@ class Lane:
 
     async def _next_nonce(self, head: Head) -> int:
         held = {a.nonce for a in await self._ledger.unsettled() if a.signer == self.address and _holds_nonce(a)}
-        if self._counts is None or self._counts.head != head:
-            latest, pending = await self._client.batch(counts_request(self.address, head))
-            self.observe(head, quantity(latest, "a transaction count"), quantity(pending, "a transaction count"))
+        await self.prepare(head)
         assert self._counts is not None
         spent = await self._ledger.spent(self.address)
         if self._counts.latest < spent:

@@ -36,8 +36,8 @@ class Column:
         return self.data[:count]
 
     def load(self, values: NDArray[Any]) -> None:
-        """Replace everything by `values`."""
-        shape = (max(_FIRST_CAPACITY, len(values)), *self.data.shape[1:])
+        """Replace everything by `values`, with room for as many again: what is not used takes no memory."""
+        shape = (max(_FIRST_CAPACITY, 2 * len(values)), *self.data.shape[1:])
         data = np.zeros(shape, self.data.dtype)
         data[: len(values)] = values
         self._use(data)
@@ -45,7 +45,7 @@ class Column:
     def reserve(self, count: int) -> None:
         """Have room for `count` items."""
         if count > len(self.data):
-            grown = np.zeros((max(count, len(self.data) * 3 // 2), *self.data.shape[1:]), self.data.dtype)
+            grown = np.zeros((max(count, len(self.data) * 2), *self.data.shape[1:]), self.data.dtype)
             grown[: len(self.data)] = self.data
             self._use(grown)
 

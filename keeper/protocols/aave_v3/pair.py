@@ -143,7 +143,20 @@ class Quote:
 
         `available` bounds what the liquidator receives. Everything below, down to `smallest`, is accepted as well.
         """
-        return _last(lambda repay: self._is_partial(repay, available), 0, self.cap)
+        terms = self.terms
+        reach = min(self.collateral, available)
+        guess = self._repaid(reach)
+        if terms.rules.must_not_leave_dust:
+            dust = MIN_LEFTOVER * terms.collateral_unit // terms.collateral_price
+            leftover = MIN_LEFTOVER * terms.debt_unit // terms.debt_price
+            guess = min(self._repaid(min(self.collateral - dust, reach)), self.debt - leftover)
+        return _last(lambda repay: self._is_partial(repay, available), 0, self.cap, guess)
+
+    def _repaid(self, collateral: int) -> int:
+        """About the debt whose repayment takes so much collateral."""
+        terms = self.terms
+        worth = terms.collateral_price * collateral * terms.debt_unit
+        return worth * BPS // (terms.debt_price * terms.collateral_unit * max(terms.bonus, 1))
 
     def _is_partial(self, repay: int, available: int) -> bool:
         collateral = self.asked(repay)
@@ -167,11 +180,29 @@ class Quote:
             received = self.received(min(self.asked(repay), self.collateral))
             return not (self._burns_debt(repay) and self._burns_collateral(received))
 
-        return _last(too_small, 0, self.cap) + 1
+        return _last(too_small, 0, self.cap, self._repaid(1)) + 1
 
 
-def _last(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The largest number in [low, high] that satisfies what `low` satisfies and no number above a failing one does."""
+def _last(holds: Callable[[int], bool], low: int, high: int, guess: int) -> int:
+    """The largest number in [low, high] that satisfies what `low` satisfies and no number above a failing one does.
+
+    It is looked for in growing steps away from `guess`: a good one saves most of a bisection's evaluations.
+    """
+    if low >= high or holds(high):
+        return max(low, high)
+    high -= 1
+    step = 1
+    middle = min(max(guess, low + 1), high)
+    while low < high:
+        if holds(middle):
+            low = middle
+            middle = min(low + step, high)
+        else:
+            high = middle - 1
+            middle = max(high - step, low + 1)
+        step *= 2
+        if step > high - low:
+            break
     while low < high:
         middle = (low + high + 1) // 2
         if holds(middle):

@@ -78,11 +78,11 @@ def load(ledger: Ledger, data: bytes, check: Callable[[Meta], None] | None = Non
                 getattr(ledger, column).load(arrays[column])
         except (KeyError, ValueError, TypeError) as error:
             raise BadData(f"the stored Aave book is incomplete: {error}") from error
-    _derive(ledger)
+    derive(ledger)
     return meta
 
 
-def _derive(ledger: Ledger) -> None:
+def derive(ledger: Ledger) -> None:
     """What `Ledger._derive` keeps entry by entry, for all entries at once."""
     users, entries = ledger.counts
     slots = ledger.slot.live(entries).astype(np.int64)

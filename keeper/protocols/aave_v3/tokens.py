@@ -24,7 +24,7 @@ def words(log: Log, count: int, topics: int) -> tuple[int, ...]:
             f"event {log.topics[0][:10]} of {log.address} in transaction {log.tx_hash} has another shape: "
             f"{len(data)} bytes and {len(log.topics)} topics"
         )
-    return tuple(int.from_bytes(data[at : at + WORD], "big") for at in range(0, len(data), WORD))
+    return tuple([int.from_bytes(data[at : at + WORD], "big") for at in range(0, len(data), WORD)])
 
 
 def minted(rules: Rules, side: int, scaled: int, log: Log) -> int:

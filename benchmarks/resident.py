@@ -1,0 +1,85 @@
+"""`python -m benchmarks.resident USERS`: a process that holds a book and does with it what the daemon does; as JSON.
+
+A process of its own, because what it weighs is what is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import orjson
+
+import keeper.app  # noqa: F401 - the whole program is loaded, as in the daemon
+from benchmarks.crowd import who
+from benchmarks.measure import Stall, peak, resident
+from benchmarks.screen import crowd, market, valued
+from keeper.chain.checkpoints import Checkpoints, give_back
+from keeper.chain.rebuild import frozen
+from keeper.model import Address, Hash
+from keeper.protocols.aave_v3 import AaveV3Book, snapshot
+from keeper.protocols.aave_v3.kernels import kernels
+from keeper.protocols.aave_v3.ledger import SUPPLY, slot
+
+PROVIDER = Address("0x" + "9e" * 20)
+HASH = Hash("0x" + "00" * 32)
+
+
+class Silent:
+    """Nobody is told anything."""
+
+    def alert(self, key: str, text: str, *, severe: bool = False) -> None: ...
+
+
+async def prepare(path: Path, users: int) -> None:
+    """A checkpoint on disk."""
+    checkpoints = await Checkpoints.open(path, 1)
+    meta: snapshot.Meta = {"provider": PROVIDER, "start": 1, "block": 100, "stable": []}
+    await checkpoints.save("book", 100, HASH, snapshot.freeze(crowd(users).ledger(), meta))
+    await checkpoints.close()
+
+
+async def live(path: Path, users: int) -> dict[str, float]:
+    """Restore, sweep, live through prices and changes, store; the worst the loop had to wait, and what it weighs."""
+    found: dict[str, float] = {}
+    book = AaveV3Book("book", PROVIDER, 1, None, Silent())
+    await asyncio.to_thread(kernels)
+    checkpoints = await Checkpoints.open(path, 1)
+    async with Stall() as stall:
+        begun, used = time.perf_counter(), time.process_time()
+        stored = (await checkpoints.load("book"))[0].data
+        await asyncio.to_thread(book.restore, stored)
+        del stored
+        await asyncio.to_thread(give_back)
+        found["restore_wall"], found["restore"] = time.perf_counter() - begun, time.process_time() - used
+        ledger, sweep = book._ledger, book._sweep  # noqa: SLF001 - a benchmark may look inside
+        reserves = market()[0].reserves
+        for price in range(100, 90, -1):
+            valuation = valued(price * 10**6)
+            sweep.below(valuation.factors({0}), valuation.screen_slack, reserves)
+            await asyncio.sleep(0)
+        for user in range(0, min(users, 1_000), 100):  # as many changes as there may be in a busy block
+            for each in range(user, user + 100):
+                ledger.set_amount(ledger.entry(ledger.users[who(each)], slot(1, SUPPLY)), 10**18)
+            await asyncio.sleep(0)
+        found["live"] = resident()
+        await checkpoints.save("book", 101, HASH, frozen(book))
+        found["stored"] = resident()
+    found |= {"stall_wall": stall.wall, "stall": stall.busy, "peak": peak()}
+    await checkpoints.close()
+    return found
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        place, number = Path(folder) / "mirrors.sqlite3", int(sys.argv[1])
+        if len(sys.argv) > 2:  # a child makes what is restored, so that making it weighs nothing here
+            asyncio.run(prepare(Path(sys.argv[2]), number))
+        else:
+            command = [sys.executable, "-m", "benchmarks.resident", str(number), str(place)]
+            subprocess.run(command, check=True)
+            print(orjson.dumps(asyncio.run(live(place, number))).decode())
