@@ -337,7 +337,7 @@ def test_the_example_names_every_key_with_its_default(tmp_path: Path) -> None:
     off = re.sub(r"^#\[.*?\n\n", "", text, flags=re.MULTILINE | re.DOTALL)  # whole tables that are off by default
     lines = re.sub(r"^#(\w+ = )", r"\1", off, flags=re.MULTILINE).splitlines()
     placeholders = (
-        "endpoints_file", "address ", "keystore", "password_file", "private_key_file", "signing_key_file",
+        "endpoints_file", 'address = "0x…', "keystore", "password_file", "private_key_file", "signing_key_file",
         "public_after", "remote_url", "sequencer_feed", "channels_file", "severe_channels_file",
     )  # fmt: skip
     filled.write_text("\n".join(line for line in lines if not line.startswith(placeholders)))
