@@ -9,8 +9,8 @@ from contextlib import suppress
 from keeper.errors import BadData, Transient
 from keeper.execution.lane import Lane
 from keeper.execution.lanes import Lanes
-from keeper.model import FeeQuote, Head, Plan
-from keeper.ports import Fees, Following, Liquidation, Proof, Prover, Synced
+from keeper.model import FeeQuote, Head
+from keeper.ports import Fees, Following, Job, Proof, Prover, Synced
 
 
 class EagerFollower:
@@ -48,7 +48,7 @@ class EagerProver:
         self._prover = prover
         self._lanes = lanes
 
-    async def prove(self, jobs: Sequence[tuple[Plan, Liquidation]], head: Head, fees: FeeQuote) -> list[Proof]:
+    async def prove(self, jobs: Sequence[Job], head: Head, fees: FeeQuote) -> list[Proof]:
         if not jobs:
             return []
         reading = [asyncio.create_task(self._read(lane, head)) for lane in self._lanes.every]
