@@ -44,6 +44,7 @@ from keeper.safety import Safety
 from keeper.stops import limits
 from keeper.strategy.cooldown import Cooldowns
 from keeper.strategy.opportunity import Appraiser
+from keeper.strategy.turns import Ordering
 
 LIQUIDATABLE = 10
 _FALL = 95  # percent of the price that makes them so
@@ -179,7 +180,7 @@ async def cold_start(stage: Stage, folder: Path) -> list[Row]:
 
 
 def _book(parts: Assembly) -> AaveV3Book:
-    (book,) = parts.books
+    book = next(book for book in parts.books if book.name == MAIN)
     assert isinstance(book, AaveV3Book)
     return book
 
@@ -295,7 +296,14 @@ async def _engine(parts: Assembly, sink: Sink, folder: Path, open_: AsyncExitSta
         clock=lambda: int(time.time()),
     )
     await safety.open()
-    observer = Telemetry(parts.metrics, parts.vitals, parts.alerter, {MAIN: "aave_v3"}, submitter, lambda: "node")
+    observer = Telemetry(
+        parts.metrics,
+        parts.vitals,
+        parts.alerter,
+        {name: table.protocol for name, table in config.markets.items()},
+        submitter,
+        lambda: "node",
+    )
     wired = Parts(
         client=parts.client,
         follower=EagerFollower(parts.follower, parts.fees),
@@ -310,6 +318,12 @@ async def _engine(parts: Assembly, sink: Sink, folder: Path, open_: AsyncExitSta
         observer=observer,
         safeguards=safety,
         clock=lambda: int(time.time()),
+        ordering=Ordering(
+            renewals=config.strategy.renewals,
+            items=config.strategy.batch_items,
+            risk_bps=config.strategy.batch_risk_bps,
+            max_repaid=config.strategy.max_exposure,
+        ),
     )
     return engine_for(parts, wired)
 

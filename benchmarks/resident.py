@@ -67,7 +67,7 @@ async def live(path: Path, users: int) -> dict[str, float]:
                 ledger.set_amount(ledger.entry(ledger.users[who(each)], slot(1, SUPPLY)), 10**18)
             await asyncio.sleep(0)
         found["live"] = resident()
-        await checkpoints.save("book", 101, HASH, frozen(book))
+        await checkpoints.save("book", 101, HASH, await frozen(book))
         found["stored"] = resident()
     found |= {"stall_wall": stall.wall, "stall": stall.busy, "peak": peak()}
     await checkpoints.close()

@@ -357,11 +357,11 @@ class Follower:
             large = [track for track in settled if isinstance(track.mirror, Freezable)]
             await self._write([track for track in settled if track not in large])
             if large and self._checkpoints is not None:  # the block is not kept waiting for these
-                self._saving = asyncio.create_task(self._store(self._checkpoints, _frozen(large)))
+                self._saving = asyncio.create_task(self._store(self._checkpoints, await _frozen(large)))
 
     async def _write(self, tracks: list[Track]) -> None:
         if self._checkpoints is not None:
-            await self._store(self._checkpoints, _frozen(tracks))
+            await self._store(self._checkpoints, await _frozen(tracks))
 
     @staticmethod
     async def _store(checkpoints: Checkpoints, states: list[tuple[Track, Head, Callable[[], bytes]]]) -> None:
@@ -376,5 +376,6 @@ class Follower:
             await asyncio.wait({self._saving})
 
 
-def _frozen(tracks: list[Track]) -> list[tuple[Track, Head, Callable[[], bytes]]]:
-    return [(track, track.at, frozen(track.mirror)) for track in tracks if track.at is not None]
+async def _frozen(tracks: list[Track]) -> list[tuple[Track, Head, Callable[[], bytes]]]:
+    """The mirrors as they are: nothing moves them before this returns."""
+    return [(track, track.at, await frozen(track.mirror)) for track in tracks if track.at is not None]

@@ -41,10 +41,10 @@ class Progress:
         return 100.0 * (self.at - self.first + 1) / max(self.last - self.first + 1, 1)
 
 
-def frozen(mirror: Mirror) -> Callable[[], bytes]:
-    """The mirror's snapshot as of now, to be made up in another thread where the mirror can do that."""
+async def frozen(mirror: Mirror) -> Callable[[], bytes]:
+    """The mirror's snapshot, to be made up in another thread where the mirror can. It must not move meanwhile."""
     if isinstance(mirror, Freezable):
-        return mirror.freeze()
+        return await asyncio.to_thread(mirror.freeze)
     data = mirror.snapshot()
     return lambda: data
 
@@ -200,7 +200,8 @@ class Rebuild:
         if self._checkpoints is not None:
             block = await self._client.header(number)
             await self._check_anchors(track)
-            await self._checkpoints.save(track.name, number, block.hash, frozen(track.mirror))
+            state = await frozen(track.mirror)
+            await self._checkpoints.save(track.name, number, block.hash, state)
 
     def _report(self, track: Track, first: int, last: int, logs: int, seconds: float) -> None:
         if self._progress is None or track.position is None:
