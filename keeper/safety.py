@@ -26,6 +26,7 @@ from keeper.strategy.failures import UNEXPLAINED, Failure
 
 log = structlog.get_logger("keeper")
 
+_LONGEST_REASON = 500  # characters: it is shown, logged and told to channels
 PAUSE, QUARANTINE = "pause", "quarantine"  # beside breakers and borrowers, what `keeper resume` can be given
 
 
@@ -264,7 +265,8 @@ class Safety:
         return self._vitals.status()
 
     async def _on_pause(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        await self.pause(str(request.get("reason") or ""))
+        said = str(request.get("reason") or "")[:_LONGEST_REASON]
+        await self.pause("".join(c if c.isprintable() else " " for c in said))
         return self._vitals.status()
 
     async def _on_resume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:

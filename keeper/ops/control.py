@@ -111,7 +111,7 @@ class Control:
             else:
                 await self._serve(reader, writer)
         except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # the client has gone, or we go
+            writer.transport.abort()  # the client has gone or does not listen, or we go: nothing is waited for
         finally:
             self._clients.discard(task)
             writer.close()

@@ -20,8 +20,9 @@ _HIDDEN_KEY = re.compile(
 # A key under which 32 bytes of hex are more likely a private key than a hash.
 _SUSPICIOUS_KEY = re.compile(r"key|seed|signer|account|wallet|entropy", re.IGNORECASE)
 _WORD32 = re.compile(r"(?<![0-9a-fA-F])(0x)?[0-9a-fA-F]{64}(?![0-9a-fA-F])")
+# The scheme has a bound: without one a long word is looked through once for each of its letters.
 _URL = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s/?#'\"@]*@)?(?P<host>[^\s/?#'\"<>()]*)(?P<rest>[^\s'\"<>]*)"
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,20}://)(?P<user>[^\s/?#'\"@]*@)?(?P<host>[^\s/?#'\"<>()]*)(?P<rest>[^\s'\"<>]*)"
 )
 _OUR_PATHS = frozenset({"", "/", "/metrics", "/livez", "/readyz", "/status"})
 _SAID = re.compile(

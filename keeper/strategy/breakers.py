@@ -253,7 +253,7 @@ class Panel:
         known = self._open.get(name)
         if known is None or name not in HEALING:
             return False
-        if known.fine_since is None:
+        if known.fine_since is None or now < known.fine_since:  # the latter: the clock was put back
             known.fine_since = now
         if now - known.fine_since < self._quiet:
             return False

@@ -112,8 +112,11 @@ class Cooldowns:
             self._unproved.pop(key, None)
         return lifted
 
-    def hold(self, market: str, borrower: Address, health_factor: int) -> Hold | None:
-        """What keeps a position of this health from being tried; None when nothing does."""
+    def hold(self, market: str, borrower: Address, health_factor: int, now: int = 0) -> Hold | None:
+        """What keeps a position of this health from being tried; None when nothing does.
+
+        A wait that would end later after `now` than any wait can was begun before the clock was put back: it is over.
+        """
         key = (market, borrower)
         if (why := self._quarantined.get(key)) is not None:
             return Hold(None, f"quarantined until `keeper resume`: {why}")
@@ -121,7 +124,9 @@ class Cooldowns:
             return Hold(None, "its last attempt reverted, and why is being found out")
         for pauses in (self._pauses, self._unproved):
             pause = pauses.get(key)
-            if pause is not None and not _worse(pause, health_factor):
+            if pause is None or _worse(pause, health_factor):
+                continue
+            if not (now and pause.until is not None and pause.until - now > self._seconds):
                 return Hold(pause.until, pause.why)
         return None
 

@@ -83,7 +83,7 @@ class Appraiser:
         if choice.plan is None or choice.pair is None:
             return Opportunity(position, choice)
         account = position.account
-        hold = self.cooldowns.hold(position.market, account.borrower, account.health_factor)
+        hold = self.cooldowns.hold(position.market, account.borrower, account.health_factor, now)
         context = GateContext(
             now=now,
             market_trusted=book.status.trusted or book.read_only,

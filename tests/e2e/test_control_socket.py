@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,6 +17,8 @@ import pytest
 from keeper.errors import CheckFailed, ConfigError
 from keeper.ops.control import Caller, Control, listening, socket_path
 from keeper.ops.redact import Redactor
+from keeper.strategy.breakers import Limits
+from tests.unit.test_breakers_safety import Desk as Safe
 
 # Real sockets of the file system, so not `unit`; nothing runs in another process.
 pytestmark = pytest.mark.e2e
@@ -224,3 +227,71 @@ async def test_the_live_keeper_is_meant_unless_the_dry_one_is_named(tmp_path: Pa
         async with says("live"):
             assert await asyncio.to_thread(mode_found, None) == "live"
             assert await asyncio.to_thread(mode_found, "dry") == "dry"
+
+
+def hostile(rng: random.Random) -> bytes:
+    """A line that nobody should send."""
+    texts: list[Any] = ["", "pause", "\u202e\u0000\n\x1b[2J", "x" * 20_000, "'; DROP TABLE pauses; --", "0x" + "0" * 40]
+    values = [*texts, None, True, -1, 2**63, 1.5e308, [], {}, ["pause", 7], [["pause"]], texts, {"reason": texts}]
+    match rng.randrange(6):
+        case 0:
+            return rng.randbytes(rng.randrange(1, 300)).replace(b"\n", b"") + b"\n"
+        case 1:
+            return b"[" * rng.randrange(1, 60_000) + b"\n"
+        case 2:
+            return b'{"command":"pause","reason":"\\ud800"}\n'
+        case 3:
+            return orjson.dumps(rng.choice(values), option=orjson.OPT_NON_STR_KEYS) + b"\n"
+        case _:
+            keys = {"reason": rng.choice(values), "names": rng.choice(values), "more": rng.choice(values)}
+            return orjson.dumps({"command": rng.choice(["pause", "resume", "status", *texts])} | keys) + b"\n"
+
+
+async def test_hostile_lines_leave_a_keeper_that_answers(tmp_path: Path, path: Path) -> None:
+    """500 of them to the real commands over a real journal: every one has an answer, and what was true stays true."""
+    seed = os.environ.get("KEEPER_SEED", "20261122")
+    rng, loop = random.Random(seed), asyncio.get_running_loop()
+    troubles: list[Any] = []
+    loop.set_exception_handler(lambda _, context: troubles.append(context))
+    desk = await Safe(tmp_path / "journal.sqlite3", Limits()).start()
+    async with Control(path, desk.safety.handlers(), Redactor([SECRET])):
+        for number in range(500):
+            line = hostile(rng)
+            answers = await raw(path, line + b'{"command":"status"}\n')
+            assert len(answers) == 2, f"seed {seed}, line {number}: {line[:200]!r}"
+            assert answers[1]["ok"] is True, f"seed {seed}, line {number}: {line[:200]!r}"
+        assert (await call(path, lambda caller: caller.ask("resume")))["status"]["paused"] is False
+        assert (await call(path, lambda caller: caller.ask("pause", reason="mine")))["paused"] is True
+    await desk.restart()
+    assert desk.safety.paused
+    assert desk.vitals.pause_reason == "mine"
+    await desk.journal.close()
+    assert not troubles
+
+
+async def test_who_asks_and_does_not_listen_loses_the_line(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that nobody takes hold a place for a while, not for ever."""
+    monkeypatch.setattr("keeper.ops.control._IDLE", 0.3)
+    big = {"text": "x" * 60_000}
+
+    async def answer(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return big
+
+    async with Control(path, {"status": answer}, Redactor()) as control:
+        deaf = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(20)]
+        for one in deaf:
+            one.setblocking(False)
+            one.connect(str(path))
+            one.send(b'{"command":"status"}\n' * 500)
+        await asyncio.sleep(0.1)
+        assert len(control._clients) >= 16
+        for _ in range(100):
+            if not control._clients:
+                break
+            await asyncio.sleep(0.1)
+        assert not control._clients
+        assert (await call(path, lambda caller: caller.ask("status"))) == big
+        for one in deaf:
+            one.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from keeper.app import _desk
 from keeper.assembly import Assembly, assemble
+from keeper.chain.client import NodeClient
 from keeper.chain.follow import Advance
 from keeper.chain.heads import Heads
 from keeper.chain.until import until
@@ -259,12 +260,14 @@ class Rig:
         return "" if int.from_bytes(gain[:32], "big") >= order.predicted_net else "order that earns less than predicted"
 
     def differences(self) -> list[str]:
-        """Where the mirrors are not what the chain says: every user of both markets, every pool."""
+        """Where the mirrors are not what the chain says: every user of the pool markets, every pool."""
         at = self.watcher.passed_at
         assert at is not None
         found = []
         for book in self.parts.books:
-            market = self.world.markets[book.name]
+            market = self.world.markets.get(book.name)
+            if market is None:  # of another protocol: see `exact`
+                continue
             names = sorted(self.users[book.name] | {a.borrower for a in book.accounts(at.timestamp)})
             calls = [(market.pool, "getUserAccountData(address)", (name,), ACCOUNT) for name in names]
             for name, theirs in zip(names, self.truth.views(calls, at=at.number), strict=True):
@@ -281,11 +284,23 @@ class Rig:
     async def exact(self, what: str) -> None:
         """No difference; a second look, because the first may fall into the middle of a pass on a late answer."""
         for _ in range(3):
-            if not (found := self.differences()):
+            if not (found := self.differences() or await self._audited()):
                 return
             self.actors.mine(strict=False)
             await self.recovered(what)
         raise AssertionError(f"{what}: {found[:3]}")
+
+    async def _audited(self) -> list[str]:
+        """Where the books of other protocols are not what the real chain says."""
+        at = self.watcher.passed_at
+        assert at is not None
+        found: list[str] = []
+        async with NodeClient.connect([self.anvil.http], chain_id=self.world.chain_id) as truth:
+            for book in self.parts.books:
+                if book.name not in self.world.markets:
+                    difference = await book.audit(truth, at, 1_000)
+                    found += [difference.detail] if difference is not None else []
+        return found
 
     def _pool_differs(self, pool: Pool, mine: object) -> list[str]:
         if pool.kind == "v2":

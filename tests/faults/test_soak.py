@@ -9,6 +9,7 @@ import os
 import random
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import requests
 from eth_utils.crypto import keccak
 
 from keeper.demo import Daemon
-from keeper.devchain.actors import account
+from keeper.devchain.actors import Reverted, account
 from keeper.devchain.calls import calldata
 from keeper.devchain.catalogue import SPECS
 from keeper.devchain.world import Built
@@ -124,9 +125,9 @@ def soak(built: Built, folder: Path, *, live: bool, blocks: int, seconds: float)
             check_race(scene, told)
         attempts = len(scene.attempts())
     assert attempts, "there was nothing to do"
-    assert not [
-        line for line in daemon.log.read_text().splitlines() if '"level":"error"' in line and _AUDIT not in line
-    ]
+    errors = [line for line in daemon.log.read_text().splitlines() if '"level":"error"' in line]
+    # Behind an audit that was answered from another block stands a book that is read anew, and says so.
+    assert not [line for line in errors if not any(told in json.loads(line).get("message", "") for told in raced)]
     half = samples[len(samples) // 2 :]
     slope = least_squares([(block, kib) for block, kib, _, _ in half])
     told = f"{blocks} blocks, {attempts} attempts, {samples[0][1] // 1024} to {samples[-1][1] // 1024} MiB"
@@ -141,7 +142,8 @@ def traffic(scene: Theatre, rng: random.Random, number: int) -> None:
     """One block of swaps, deposits, borrowers and prices."""
     actors, world = scene.stage.actors, scene.stage.world
     if number % 30 == 0:
-        actors.align({symbol: spec.price for symbol, spec in SPECS.items()})
+        with suppress(Reverted):  # the keeper may trade in the same pool in the same block
+            actors.align({symbol: spec.price for symbol, spec in SPECS.items()})
     with actors.block(strict=False):
         pool = rng.choice([p for p in world.uniswap.pools if not p.thin])
         side = rng.random() < 0.5

@@ -189,6 +189,15 @@ def test_a_healing_breaker_closes_after_a_quiet_time_and_no_other_does() -> None
     assert panel.fine("head_age", NOW + 160)
     assert not panel.fine("loss_per_day", NOW + 10**6)
     assert panel.reason == "loss_per_day: lost"
+
+
+def test_a_clock_put_back_starts_the_quiet_time_anew() -> None:
+    """Not after the hour by which it was wrong, but after the quiet time."""
+    panel = Panel(100, [(Trip("rpc_errors", "", {}), NOW)])
+    assert not panel.fine("rpc_errors", NOW + 3_600)
+    assert not panel.fine("rpc_errors", NOW)
+    assert not panel.fine("rpc_errors", NOW + 99)
+    assert panel.fine("rpc_errors", NOW + 100)
     assert panel.reset(["head_age", "loss_per_day"]) == ["loss_per_day"]
     assert panel.reason is None
 

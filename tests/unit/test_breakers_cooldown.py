@@ -95,6 +95,18 @@ def test_no_liquidity_and_unsent_wait_a_while(state: AttemptState) -> None:
     assert cooldowns.hold(MARKET, OTHER, WAD * 95 // 100) is None
 
 
+def test_a_clock_put_back_does_not_hold_a_position_for_a_year() -> None:
+    """Begun while the clock was wrong by a year, over when it is mended; at the very edge it still holds."""
+    health = WAD * 95 // 100
+    cooldowns = failed("GainTooLow(1, 2)")  # until 1_060
+    assert cooldowns.hold(MARKET, BORROWER, health, 1_000) is not None
+    assert cooldowns.hold(MARKET, BORROWER, health, 999) is None
+    for _ in range(3):
+        cooldowns.unproved(MARKET, OTHER, health, "x", 10**9)
+    assert cooldowns.hold(MARKET, OTHER, health, 10**9) is not None
+    assert cooldowns.hold(MARKET, OTHER, health, 10**9 - 31_536_000) is None
+
+
 def test_a_reorganised_outcome_takes_its_cooldown_along() -> None:
     """When the revert is undone, or the attempt mined in the end, nothing holds the position back."""
     for state in (AttemptState.SENT, AttemptState.MINED):
