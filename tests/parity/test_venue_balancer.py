@@ -224,3 +224,57 @@ async def test_weighted_quotes_equal_the_vaults(arena: BalancerArena) -> None:
 async def test_weighted_quotes_equal_the_vaults_long(arena: BalancerArena) -> None:
     """The same with twelve thousand quotes."""
     await run(arena, pools=24, rounds=150, quotes=80)
+
+
+async def test_pools_that_cannot_be_quoted_are_left_out(arena: BalancerArena) -> None:
+    """Paused, of strange tokens, or in a paused Vault: not offered; and back when that is over."""
+    desk, tokens, rpc = arena.desk, arena.tokens, arena.rpc
+    amounts = dict.fromkeys(tokens, 10**9)
+    half = [ONE // 2] * 2
+    sound, paused, strange = (
+        desk.create(desk.factories[1], pair, half, 10**15, amounts)
+        for pair in (tokens[:2], tokens[1:3], [tokens[0], tokens[7]])
+    )
+    venue = BalancerV2(desk.vault, desk.factories, desk.start_block, tokens[:3], EXECUTOR)
+    await venue.load(arena.client, head_of(rpc))
+    assert {pool.address for pool in venue.pools()} == {sound.address, paused.address}
+    assert "fewer than two" in venue.excluded[strange.address]
+    for signature in ("pause()", "unpause()"):
+        allow(desk, paused.address, signature)
+
+    async def after(where: Address, signature: str, *args: object) -> set[Address]:
+        arena.on.send(where, signature, *args)
+        arena.on.flush()
+        venue.apply(block_of(rpc, venue.watch()))
+        await venue.refresh(arena.client, head_of(rpc))
+        venue.observe(head_of(rpc), await arena.client.read(venue.reads(), head_of(rpc)))
+        return {pool.address for pool in venue.pools()}
+
+    assert await after(paused.address, "pause()") == {sound.address}
+    assert venue.excluded[paused.address] == "it is paused"
+    assert await after(paused.address, "unpause()") == {sound.address, paused.address}
+    allow(desk, desk.vault, "setPaused(bool)")
+    assert await after(desk.vault, "setPaused(bool)", True) == set()
+    assert await after(desk.vault, "setPaused(bool)", False) == {sound.address, paused.address}
+    desk.swap(strange, strange.tokens[0], strange.tokens[1], 10**6, given_out=False)
+    assert await after(tokens[0], "approve(address,uint256)", desk.vault, 1) == {sound.address, paused.address}
+    assert not venue.dirty
+
+
+async def test_audit_finds_what_an_event_did_not_tell(arena: BalancerArena) -> None:
+    """A mirror that missed a block's logs is told so, leaves the pool out, and reads it anew."""
+    desk, tokens = arena.desk, arena.tokens
+    pool = desk.create(desk.factories[0], tokens[:2], [ONE // 2] * 2, 10**15, dict.fromkeys(tokens, 10**12))
+    venue = venue_of(arena)
+    await venue.load(arena.client, head_of(arena.rpc))
+    desk.swap(pool, pool.tokens[0], pool.tokens[1], 10**9, given_out=False)
+    arena.on.flush()
+    head = head_of(arena.rpc)
+    venue.apply(Block(head, ()))
+    difference = await venue.audit(arena.client, head, 5)
+    assert difference is not None
+    assert pool.address in difference.detail
+    assert venue.pools() == []
+    await venue.refresh(arena.client, head)
+    assert await venue.audit(arena.client, head, 5) is None
+    assert len(venue.pools()) == 1

@@ -16,6 +16,7 @@ from keeper.venues.uniswap_v3.pool import V3Pool
 from keeper.venues.uniswap_v3.swap_math import amount0_up, amount1_up
 from keeper.venues.uniswap_v3.tick_math import MAX_TICK, MIN_TICK, sqrt_ratio_at_tick
 from keeper.venues.uniswap_v3.ticks import HIGHEST_PRICE, LOWEST_PRICE
+from keeper.venues.uniswap_v4 import storage
 from keeper.venues.uniswap_v4.pool import V4Pool
 from keeper.venues.uniswap_v4.venue import UniswapV4
 from tests.support.v4_arena import V4Arena, make_v4_arena
@@ -240,3 +241,60 @@ async def test_v4_quotes_equal_the_pools(arena: V4Arena) -> None:
 async def test_v4_quotes_equal_the_pools_long(arena: V4Arena) -> None:
     """The same with ten thousand quotes."""
     await run(arena, rounds=200, quotes=50)
+
+
+async def test_pools_that_cannot_be_quoted_are_left_out(arena: V4Arena) -> None:
+    """Hooks, fees that a hook sets, and fees that leave nothing: not offered. A pool made later is, once it is read."""
+    price = 1 << 96
+    a, b, c, _ = arena.tokens
+    plain = key_of(a, b, 3_000, 60)
+    hook = Address("0x" + "00" * 18 + "0010")  # afterDonate only, which no swap and no pool's birth calls
+    hooked = PoolKey(a, b, 3_000, 60, hook)
+    greedy = key_of(a, c, 1_000_000, 60)
+    nearly = key_of(b, c, 999_999, 60)
+    for key in (plain, hooked, greedy, nearly):
+        arena.desk.initialize(key, price)
+    arena.desk.protocol_fee(nearly, 1_000 << 12 | 1_000)
+    arena.on.flush()
+    venue = venue_of(arena)
+    await venue.load(arena.client, head_of(arena.rpc))
+    assert {pool.address for pool in venue.pools()} == {plain.id}
+    assert "leave nothing" in venue.excluded[nearly.id]
+    assert hooked.id not in venue.excluded
+    later = key_of(ZERO_ADDRESS, c, 500, 10)
+    arena.desk.initialize(later, price)
+    arena.desk.modify(later, -1_000, 1_000, 10**15)
+    arena.desk.protocol_fee(nearly, 0)
+    arena.on.flush()
+    venue.apply(block_of(arena.rpc, venue.watch()))
+    assert venue.dirty
+    assert venue.pool(later.id) is None
+    await venue.refresh(arena.client, head_of(arena.rpc))
+    assert {pool.address for pool in venue.pools()} == {plain.id, later.id, nearly.id}
+    found = venue.pool(later.id)
+    assert found is not None
+    assert (found.native, found.liquidity) == (True, 10**15)
+    assert {found.token0, found.token1} == {arena.weth, c}
+
+
+async def test_audit_finds_what_an_event_did_not_tell(arena: V4Arena) -> None:
+    """A pool whose state was written behind the events' back is named, left out, and read anew."""
+    key = key_of(arena.tokens[0], arena.tokens[1], 3_000, 60)
+    arena.desk.initialize(key, 1 << 96)
+    arena.desk.modify(key, -600, 600, 10**18)
+    arena.on.flush()
+    venue = venue_of(arena)
+    await venue.load(arena.client, head_of(arena.rpc))
+    slot = hex(storage.slot0(key.id))
+    word = int(arena.rpc.request("eth_getStorageAt", arena.desk.manager, slot, "latest"), 16)
+    arena.rpc.request("anvil_setStorageAt", arena.desk.manager, slot, f"0x{word + 1:064x}")
+    arena.rpc.request("evm_mine")
+    venue.apply(block_of(arena.rpc, venue.watch()))
+    head = head_of(arena.rpc)
+    difference = await venue.audit(arena.client, head, 5)
+    assert difference is not None
+    assert key.id in difference.detail
+    assert venue.pools() == []
+    await venue.refresh(arena.client, head)
+    (pool,) = venue.pools()
+    assert pool.sqrt_price == (1 << 96) + 1
