@@ -223,6 +223,8 @@ class Sequence:
     def _favour(self, run: _Run, plan: Plan, waiting: dict[int, _Made], heap: list[_Order]) -> Iterator[None]:
         """Those for whom `plan`, just taken, has made things better, by their new nets."""
         for index, before in list(waiting.items()):
+            if self._left < 2 * len(waiting):
+                return
             if self._open[index].key in run.owners or not _favoured(self._open[index], before.plan, plan):
                 continue
             made = yield from self._look(run, index, before)
