@@ -163,6 +163,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         clock=lambda: int(time.time()),
         ordering=Ordering(
             renewals=parts.config.strategy.renewals,
+            seconds=parts.config.strategy.renewal_time,
             items=parts.config.strategy.batch_items,
             risk_bps=parts.config.strategy.batch_risk_bps,
             max_repaid=parts.config.strategy.max_exposure,

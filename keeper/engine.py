@@ -32,7 +32,7 @@ from keeper.ports import (
 from keeper.strategy.opportunity import Appraiser, Opportunity
 from keeper.strategy.scene import Scene
 from keeper.strategy.sequence import Sequence as Order
-from keeper.strategy.turns import Ordering, Turn, turns, unsendable
+from keeper.strategy.turns import Ordering, Turn, paced, turns, unsendable
 
 
 class Observer(Protocol):
@@ -172,7 +172,7 @@ class Engine:
     ) -> tuple[list[tuple[Turn, Proof]], Sequence[tuple[Opportunity, Skip]]]:
         """Put what the gates let through in order, and simulate it in that order; and who is left out, and why."""
         sequence = Order(found, scene, ordering.renewals)
-        for _ in sequence.steps():
+        for _ in paced(sequence, ordering.seconds, asyncio.get_running_loop().time):
             await asyncio.sleep(0)
         taken = turns(sequence.taken, ordering)
         proofs = await self.parts.prover.prove([turn.job for turn in taken], scene.head, scene.fees)

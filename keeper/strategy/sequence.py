@@ -157,6 +157,10 @@ class Sequence:
         closed = [(one, one.skip) for one in self._found if one.skip is not None and id(one) not in ended]
         return tuple(item for item in (*closed, *ended.values()) if item[0].key not in run.owners)
 
+    def hurry(self) -> None:
+        """Plan nothing more anew: what stands is taken, the rest ends as superseded."""
+        self._left = 0
+
     def steps(self) -> Iterator[None]:
         """Do the work; after each plan made anew others may have a turn."""
         yield from self._run(self._best, ())
@@ -204,7 +208,12 @@ class Sequence:
         made = yield from self._look(run, index, before)
         if made is None or made.plan is None:
             run.ended[index] = (before, TOO_MANY) if made is None else (made, made.why)
-        elif made.opportunity is before.opportunity or not heap or _order(made, index) <= heap[0]:
+        elif (
+            made.opportunity is before.opportunity
+            or not heap
+            or _order(made, index) <= heap[0]
+            or self._left < 2 * len(waiting)  # what work is left had better serve each of the others once
+        ):
             run.take(index, made, made.plan)
             yield from self._favour(run, made.plan, waiting, heap)
         else:
@@ -214,6 +223,8 @@ class Sequence:
     def _favour(self, run: _Run, plan: Plan, waiting: dict[int, _Made], heap: list[_Order]) -> Iterator[None]:
         """Those for whom `plan`, just taken, has made things better, by their new nets."""
         for index, before in list(waiting.items()):
+            if self._left < 2 * len(waiting):
+                return
             if self._open[index].key in run.owners or not _favoured(self._open[index], before.plan, plan):
                 continue
             made = yield from self._look(run, index, before)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from keeper.model import Address, Decision, Plan, Skip, SkipReason, Token, market_of
 from keeper.ports import Job, Proof
 from keeper.program import Approve, Call, Source, Transfer
 from keeper.strategy.opportunity import Opportunity
+from keeper.strategy.sequence import Sequence as Sequenced
 from keeper.strategy.sequence import Taken
 
 BPS = 10_000
@@ -19,6 +20,7 @@ class Ordering:
     """How much work a pass may put into the order of its plans, and when plans share a transaction."""
 
     renewals: int = 64  # plans made anew behind others
+    seconds: float = 0.5  # for making them
     items: int = 4  # plans in one transaction at most; 1: each has its own
     joined_gas: int = 60_000  # what a plan saves that shares a transaction, at least
     risk_bps: int = 200  # how often an item fails for a reason that its guard does not see, and all the others with it
@@ -84,6 +86,15 @@ def unsendable(proof: Proof, sent: Sequence[bool], keeps_order: bool, stopping: 
         return None
     why = "was not sent" if keeps_order else "goes to relays, which need not keep the order"
     return Skip(SkipReason.SUPERSEDED, f"it was simulated behind another transaction of this pass, which {why}")
+
+
+def paced(sequence: Sequenced, seconds: float, clock: Callable[[], float]) -> Iterator[None]:
+    """Order the plans step by step; after `seconds` by `clock` nothing more is planned anew."""
+    end = clock() + seconds
+    for _ in sequence.steps():
+        if clock() >= end:
+            sequence.hurry()
+        yield
 
 
 def turns(taken: Sequence[Taken], ordering: Ordering) -> tuple[Turn, ...]:
