@@ -32,9 +32,14 @@ MIXES: tuple[tuple[str, ...], ...] = (
 )
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, bytes]:
+    return {}
+
+
 @pytest.fixture
-async def floor(fork: Fork) -> VenueFloor:
-    return await make_venue_floor(fork)
+async def floor(fork: Fork, known: dict[str, bytes]) -> VenueFloor:
+    return await make_venue_floor(fork, known)
 
 
 def run(floor: VenueFloor, seed: int, cases: int) -> None:

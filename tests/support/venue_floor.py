@@ -82,10 +82,15 @@ class VenueFloor:
     def token(self, symbol: str) -> Token:
         return self.extra.get(symbol) or self.on.world.tokens[symbol]
 
-    async def load(self) -> None:
+    async def load(self, known: dict[str, bytes]) -> None:
+        """Every floor starts the same, so only the first reads everything."""
         client, head = NodeClient(self.bench.rpc), head_of(self.bench.rpc)
         for venue in self.venues.values():
-            await venue.load(client, head)
+            if venue.name in known:
+                venue.restore(known[venue.name])
+            else:
+                await venue.load(client, head)
+                known[venue.name] = venue.snapshot()
         for _ in range(2):  # Balancer's fees can be read once it is known where
             await self.observe()
 
@@ -208,7 +213,7 @@ def lending(
     return buy
 
 
-async def make_venue_floor(fork: Fork) -> VenueFloor:
+async def make_venue_floor(fork: Fork, known: dict[str, bytes]) -> VenueFloor:
     """Deploy the further venues at the world's prices, and mirror all of them."""
     world = fork.world
     on = Actors(fork.rpc, world)
@@ -229,7 +234,7 @@ async def make_venue_floor(fork: Fork) -> VenueFloor:
     venues |= {v2.name: v2, v3.name: v3}
     sources["uniswap_v3"] = UniswapV3Flash(v3, bench.executor)
     made = VenueFloor(on, bench, venues, sources)
-    await made.load()
+    await made.load(known)
     return made
 
 
