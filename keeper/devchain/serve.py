@@ -154,6 +154,8 @@ def config_text(
         "",
         "[strategy]",
         'max_exposure = "5000 ether"',
+        # Blocks come faster than on any real chain, and a machine that is busy must still be in time.
+        f"inclusion_slack = {min(12, max(3, round(8 / block_time)))}",
         "",
         "[ops]",
         f"http_port = {http_port}",
