@@ -23,23 +23,26 @@ MARKETS_UP_TO = 100_000  # positions whose logs the node of the benchmark keeps 
 def measure(sizes: Sequence[int], *, plans: int, samples: int, degenbot: bool) -> list[Row]:
     """Every part of the table, the parts that grow at every size."""
     rows: list[Row] = []
+
+    def take(found: list[Row]) -> None:
+        rows.extend(found)
+        _tell(table(found))  # the whole takes long: what is known is told
+
     for size in sizes:
-        _tell(f"{size:,} positions: screen, prices, memory")
-        rows += screen.screen(size)
-        rows += weigh(size)
+        take(screen.screen(size))
+        take(weigh(size))
         if size <= MARKETS_UP_TO:
-            _tell(f"{size:,} positions: logs, cold and warm start, blocks")
-            rows += ingest.run(size)
+            take(ingest.run(size))
             with tempfile.TemporaryDirectory() as folder:
-                rows += market.run(size, Path(folder), samples=samples)
-    _tell("quotes, plans, the pool's own view")
+                take(market.run(size, Path(folder), samples=samples))
     built = ensure_world()
     largest = max((row for row in rows if row.what.startswith("every health")), key=lambda row: row.size or 0)
     per_position = largest.value / 1e3 / (largest.size or 1)
     with built.start(impersonate=True) as anvil:
-        rows += screen.against_node(anvil, built.world, per_position)
-        rows += quotes.run(anvil, built.world, degenbot=degenbot)
-    return rows + plan.run(cases=plans)
+        take(screen.against_node(anvil, built.world, per_position))
+        take(quotes.run(anvil, built.world, degenbot=degenbot))
+    take(plan.run(cases=plans))
+    return rows
 
 
 def weigh(size: int) -> list[Row]:
