@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from keeper.checkup import diagnose
 from keeper.config import Config, load
 from keeper.devchain.anvil import Anvil
 from keeper.model import checksum
@@ -172,3 +173,15 @@ async def test_a_remote_signer_that_declines_is_asked_whom_it_knows(
 
 async def test_nothing_is_asked_where_nothing_is_configured(tmp_path: Path) -> None:
     assert sending_checks(configured(tmp_path)) == []
+
+
+async def test_the_doctor_asks_them_whatever_the_node_does(tmp_path: Path) -> None:
+    """`keeper doctor` has a line for each, also while no endpoint answers."""
+    text = (
+        relay("one", "http://127.0.0.1:1") + f'[signer]\nremote_url = "http://127.0.0.1:1/{SECRET}"\naddress = "{ME}"\n'
+    )
+    report = await diagnose(configured(tmp_path, text), live=False)
+    levels = {result.name: result.finding.level for result in report.results}
+    assert levels["relay one"] is Level.FAIL
+    assert levels["remote signer"] is Level.FAIL
+    assert SECRET not in str(report.json())
