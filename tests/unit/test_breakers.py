@@ -189,6 +189,8 @@ def test_a_healing_breaker_closes_after_a_quiet_time_and_no_other_does() -> None
     assert panel.fine("head_age", NOW + 160)
     assert not panel.fine("loss_per_day", NOW + 10**6)
     assert panel.reason == "loss_per_day: lost"
+    assert panel.reset(["head_age", "loss_per_day"]) == ["loss_per_day"]
+    assert panel.reason is None
 
 
 def test_a_clock_put_back_starts_the_quiet_time_anew() -> None:
@@ -198,8 +200,6 @@ def test_a_clock_put_back_starts_the_quiet_time_anew() -> None:
     assert not panel.fine("rpc_errors", NOW)
     assert not panel.fine("rpc_errors", NOW + 99)
     assert panel.fine("rpc_errors", NOW + 100)
-    assert panel.reset(["head_age", "loss_per_day"]) == ["loss_per_day"]
-    assert panel.reason is None
 
 
 # ------------------------------------------------------------------------------------------ random histories
