@@ -72,7 +72,7 @@ _TEXTS: dict[Kind, tuple[str, ...]] = {
         r"exceeded .*(per second|concurrent)",
     ),
     Kind.GAS: (
-        r"out ?of ?gas|gas (limit|cap|uint64 overflow)|intrinsic gas|gas required exceeds|exceeds .*gas",
+        r"out ?of ?gas|\wOOG\b|gas (limit|cap|uint64 overflow)|intrinsic gas|gas required exceeds|exceeds .*gas",
         r"execution timeout|execution aborted \(timeout|evm timeout",
         r"code ?size|CreateContractSizeLimit|initcode",
     ),

@@ -23,10 +23,12 @@ from keeper.strategy.opportunity import Opportunity
 from tests.parity.test_morpho_mined import configured, deploy
 from tests.support.fork import Fork
 from tests.support.morpho_random import Crowd
+from tests.support.solidity import compiled_contracts
 
 pytestmark = pytest.mark.parity
 
 FEES = FeeQuote(2 * 10**9, 10**8)
+HUNGRY = 30
 
 
 class Desk:
@@ -155,6 +157,42 @@ async def test_dust_and_collateral_without_a_route(desk: Desk) -> None:
     assert stuck is not None
     assert stuck.skip is not None
     assert stuck.skip.reason is SkipReason.NO_ROUTE
+
+
+async def test_a_crowd_of_hungry_oracles_starves_nobody(desk: Desk) -> None:
+    """Anybody may make markets whose oracles eat all gas: they are unknown, and all other prices still come."""
+    crowd = Crowd(desk.fork.actors, desk.fork.world.morpho, 1, 1)
+    world, rpc, sound, user = desk.fork.world, desk.fork.rpc, desk.market("WETH/USDC"), account("sound")
+    names = ("HungryOracle", "GreedyOracle")
+    made = [crowd.deploy(compiled_contracts()[name].creation({})) for name in names]
+    hungry, greedy, honest = (rpc.request("eth_getCode", oracle, "latest") for oracle in (*made, sound.oracle))
+    tokens = {symbol: token.address for symbol, token in world.tokens.items()}
+    lender, thief = account("hungry lender"), account("hungry borrower")
+    # Borrowing needs a price: the oracles are honest until the loans are made.
+    oracles = [account(f"oracle {number}") for number in range(HUNGRY)]
+    markets = [market_of("WETH", "USDC", tokens, oracle, sound.irm, sound.lltv) for oracle in oracles]
+    for oracle in oracles:
+        rpc.request("anvil_setCode", oracle, honest)
+    desk.users.supply(lender, sound, 1)
+    desk.users.pledge(thief, sound, 10**18)
+    for start in range(0, HUNGRY, 10):
+        with desk.fork.actors.block():
+            for market in markets[start : start + 10]:
+                desk.users.create(market)
+                desk.users.supply(lender, market, 10**6)
+                desk.users.pledge(thief, market, 10**16)
+                desk.users.borrow(thief, market, assets=10**6)
+    for number, oracle in enumerate(oracles):
+        rpc.request("anvil_setCode", oracle, greedy if number % 10 == 9 else hungry)
+    desk.users.open_position(user, sound, 10 * 10**18, 25_500 * 10**6)
+    prices = {symbol: desk.fork.actors.price(symbol) for symbol in world.feeds}
+    prices["WETH"] = prices["WETH"] * 98 // 100
+    desk.fork.actors.set_price("WETH", prices["WETH"])
+    desk.fork.actors.align(prices)
+    seen = await desk.look("sound", sound)
+    assert seen is not None
+    assert seen.skip is None, seen.skip
+    assert len(desk.book.unknown_markets()) == HUNGRY
 
 
 def _market_on(desk: Desk, token: str, oracle: str) -> MorphoMarket:

@@ -86,6 +86,25 @@ contract LinearIrm {
     }
 }
 
+/// An oracle that uses up all gas it is given, at once.
+contract HungryOracle {
+    function price() external view returns (uint256) {
+        assembly {
+            if gas() { invalid() }
+        }
+        return 0;
+    }
+}
+
+/// The same by asking for more memory than any gas can pay.
+contract GreedyOracle {
+    function price() external view returns (uint256) {
+        assembly {
+            return(0, shl(40, timestamp()))
+        }
+    }
+}
+
 struct PreLiquidationParams {
     uint256 preLltv;
     uint256 preLCF1;
