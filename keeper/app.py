@@ -58,6 +58,7 @@ __all__ = ["check_words", "demo", "deploy", "devchain", "doctor", "explain", "re
 
 log = structlog.get_logger("keeper")
 
+ORDER_SHARE = 8  # of a block time, an eighth at most is spent on the order of its plans
 RECORD_GRACE = 5.0  # seconds to write down, when stopping, who else liquidated
 
 
@@ -163,7 +164,7 @@ def _engine(parts: Assembly, journal: Journal, submitter: Submitter, safety: Saf
         clock=lambda: int(time.time()),
         ordering=Ordering(
             renewals=parts.config.strategy.renewals,
-            seconds=parts.config.strategy.renewal_time,
+            seconds=min(parts.config.strategy.renewal_time, parts.config.chain.block_time / ORDER_SHARE),
             items=parts.config.strategy.batch_items,
             risk_bps=parts.config.strategy.batch_risk_bps,
             max_repaid=parts.config.strategy.max_exposure,
