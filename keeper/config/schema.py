@@ -206,7 +206,7 @@ class Strategy(Section):
     )
     renewal_time: Seconds = Field(
         0.5,
-        description="How long a pass may take to make plans anew, at most an eighth of a block; then it sends what it has.",
+        description="How long a pass may make plans anew, at most an eighth of a block; then it sends what it has.",
     )
     batch_items: Whole = Field(
         4, gt=0, description="Most liquidations of one market in a transaction; 1: each has a transaction of its own."
