@@ -86,11 +86,9 @@ class Reading:
         if len(open_again) == len(bundle):
             self._halve(bundle)
         elif open_again:
-            # The first of them is the likely glutton: alone it has all the gas and no limit on its answer. The others
-            # are asked in halves, so that many gluttons are found out in few rounds.
-            rest, half = open_again[1:], len(open_again) // 2
+            # The first of them is the likely glutton: alone it has all the gas and no limit on its answer.
             self._todo.append(open_again[:1])
-            self._todo.extend(self._bundles(rest[:half]) + self._bundles(rest[half:]))
+            self._todo.extend(self._bundles(open_again[1:]))
 
     def _refused(self, bundle: list[int], error: Refusal) -> Refusal | None:
         if error.kind in (Kind.REVERT, Kind.GAS) and len(bundle) == 1:

@@ -28,7 +28,7 @@ from tests.support.solidity import compiled_contracts
 pytestmark = pytest.mark.parity
 
 FEES = FeeQuote(2 * 10**9, 10**8)
-HUNGRY = 30  # more than the rounds in which a node is asked for one head's views
+HUNGRY = 30
 
 
 class Desk:

@@ -140,6 +140,7 @@ def test_headers() -> None:
         (-32603, "EVM error InvalidFEOpcode", Kind.REVERT),  # anvil
         (-32000, "invalid opcode: INVALID", Kind.REVERT),  # geth
         (-32000, "out of gas", Kind.GAS),
+        (-32603, "EVM error MemoryOOG", Kind.GAS),
         (-32603, "EVM error OutOfGas", Kind.GAS),  # anvil
         (-32000, "gas required exceeds allowance (50000000)", Kind.GAS),
         (-32603, "EVM error CreateContractSizeLimit", Kind.GAS),  # anvil
