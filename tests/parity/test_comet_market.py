@@ -394,6 +394,26 @@ async def test_history_must_be_whole(fork: Fork, client: NodeClient, driver: Com
         await nowhere.start()
 
 
+async def test_a_history_read_in_part_is_stored(client: NodeClient, driver: CometDriver) -> None:
+    """Stored between two ranges of its history and gone on with, a book ends like one that was never interrupted."""
+    head = await client.head()
+    logs = [log async for _, _, found in client.logs(driver.book.watch(), 0, head.number) for log in found]
+    blocks = sorted({log.block_number for log in logs})
+    middle = blocks[len(blocks) // 2]
+    half = driver.fresh()
+    with pytest.raises(BadData, match="nothing to store"):
+        half.snapshot()
+    half.replay([log for log in logs if log.block_number <= middle])
+    again = driver.fresh()
+    again.restore(half.snapshot())
+    assert again.history_from == middle + 1
+    again.replay([log for log in logs if log.block_number > middle])
+    assert again._ledger.users.keys() == driver.book._ledger.users.keys()
+    for who, user in driver.book._ledger.users.items():
+        other = again._ledger.users[who]
+        assert dict(again._ledger.holdings(other)) == dict(driver.book._ledger.holdings(user)), who
+
+
 async def test_stored_books_are_tied_to_their_deployment(driver: CometDriver) -> None:
     """A damaged snapshot, and one of another market or start block, are refused."""
     stored = driver.book.snapshot()

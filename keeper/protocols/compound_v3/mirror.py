@@ -41,6 +41,7 @@ class CometMirror:
         self._state: State | None = None
         self._head: Head | None = None
         self._last: int | None = None  # the last block whose logs are in the ledger
+        self._replayed: int | None = None  # the last one that history had logs in
         self._accrued: int | None = None  # when interest was last accrued, as far as known
         self._blocks = self._moving = (
             0  # applied since the totals were last judged, and those that accrue by their logs
@@ -121,6 +122,8 @@ class CometMirror:
     def replay(self, logs: Sequence[Log]) -> None:
         for log in logs:
             self._follower.take(log)
+        if logs:
+            self._replayed = logs[-1].block_number
 
     def observe(self, head: Head, answers: Sequence[bytes | None]) -> None:
         if self._market is None:
@@ -223,7 +226,7 @@ class CometMirror:
     def _forget(self) -> None:
         self._ledger.clear()
         self._follower.upgraded = False
-        self._last = self._accrued = self._state = None
+        self._last = self._replayed = self._accrued = self._state = None
         self._silent = True
         self._blocks = self._moving = 0
         self._distrust = ""
@@ -231,9 +234,10 @@ class CometMirror:
     # ------------------------------------------------------------------------------------------------- disk
 
     def snapshot(self) -> bytes:
-        if self._last is None:
+        block = max((number for number in (self._last, self._replayed) if number is not None), default=None)
+        if block is None:
             raise BadData(f"{self.name} has nothing to store yet")
-        meta: dict[str, int | str] = {"comet": self.comet, "start": self.start_block, "block": self._last}
+        meta: dict[str, int | str] = {"comet": self.comet, "start": self.start_block, "block": block}
         return snapshot.dump(self._ledger, meta)
 
     def restore(self, data: bytes) -> None:
