@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -233,7 +234,9 @@ class Rig:
         """The engine's task has not ended."""
         if self.task.done():
             error = self.task.exception() if not self.task.cancelled() else None
-            raise AssertionError(f"{what}: the keeper died of {type(error).__name__}: {error}") from error
+            frames = traceback.extract_tb(error.__traceback__)[-2:] if error is not None else []
+            where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+            raise AssertionError(f"{what}: the keeper died of {type(error).__name__}: {error} ({where})") from error
 
     def untruth(self, order: Order) -> str:
         """Why this order should not have been given, judged by the real chain; empty when it is right."""

@@ -9,6 +9,7 @@ from keeper.maths.wad_ray import RAY
 from keeper.model import ZERO_ADDRESS, Address, Block, Hash, Head, Log, Token
 from keeper.protocols.aave_v3 import AaveV3Book, events
 from keeper.protocols.aave_v3.follower import Follower
+from keeper.protocols.aave_v3.health import Valuation
 from keeper.protocols.aave_v3.ledger import DEBT, SUPPLY, Ledger, slot
 from keeper.protocols.aave_v3.market import Market, Reserve, State
 from keeper.protocols.aave_v3.rules import RULES
@@ -56,6 +57,18 @@ def word(value: str | int) -> str:
 def log(where: Address, topic: str, indexed: list[str | int], *values: int) -> Log:
     data = b"".join(value.to_bytes(32, "big") for value in values)
     return Log(where, (topic, *map(word, indexed)), data, 7, 0, Hash("0x" + "77" * 32))
+
+
+def test_a_reserve_that_a_node_forgets_is_bad_data_and_no_bug() -> None:
+    """Followed and not listed, or listed and never read: the book is unknown, the keeper lives."""
+    found, _ = follower()
+    with pytest.raises(BadData, match="does not list reserve 4 any more"):
+        found.follow(market(), [3, 4])
+    valuation = Valuation(market(), {}, {ASSET: 10**8}, 1_000)
+    with pytest.raises(BadData, match="reserve 3 is listed"):
+        valuation.health([(3, DEBT, 10**18, False)], 0)
+    with pytest.raises(BadData, match="reserve 3 is listed"):
+        valuation.factors([])
 
 
 def test_what_others_emit_is_ignored() -> None:

@@ -53,7 +53,9 @@ class Follower:
         self._contracts = frozenset({self._provider, market.pool, market.configurator, market.oracle})
         self._tokens = {}
         for number in reserves:
-            reserve = market.reserves[number]
+            reserve = market.reserves.get(number)
+            if reserve is None:
+                raise BadData(f"the market does not list reserve {number} any more, which was followed until now")
             self._tokens[reserve.a_token] = (number, SUPPLY)
             self._tokens[reserve.v_token] = (number, DEBT)
             if reserve.stable_token is not None:

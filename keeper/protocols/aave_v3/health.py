@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.errors import BadData
 from keeper.maths.interest import linear_interest
 from keeper.maths.percentage import BPS, percent_mul_half_up
 from keeper.maths.wad_ray import RAY, ray_mul_half_up, wad_div_half_up
@@ -44,10 +45,15 @@ class Valuation:
         self._indices: dict[int, tuple[int, int]] = {}
 
     def indices(self, reserve: int) -> tuple[int, int]:
-        """Supply and debt index in ray (ReserveLogic.getNormalizedIncome and getNormalizedDebt)."""
+        """Supply and debt index in ray (ReserveLogic.getNormalizedIncome and getNormalizedDebt).
+
+        Raises BadData for a reserve whose state was never read: a node that listed it only now and then.
+        """
         found = self._indices.get(reserve)
         if found is None:
-            state = self._states[reserve]
+            state = self._states.get(reserve)
+            if state is None:
+                raise BadData(f"reserve {reserve} is listed, but nothing is known of its interest")
             elapsed = max(self.timestamp - state.updated, 0)
             factor = self.market.rules.compounded_interest(state.debt_rate, elapsed)
             found = (
