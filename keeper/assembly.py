@@ -53,6 +53,7 @@ from keeper.strategy.failures import classifier
 from keeper.strategy.gates import Gates, GateSettings
 from keeper.strategy.opportunity import Appraiser
 from keeper.strategy.planner import Planner, PlannerSettings
+from keeper.strategy.underway import Underway
 from keeper.venues.router import Router
 
 log = structlog.get_logger("keeper")
@@ -61,8 +62,8 @@ log = structlog.get_logger("keeper")
 DRY_EXECUTOR = address(keccak(text="keeper: executor of dry runs")[-20:])
 DRY_OPERATOR = address(keccak(text="keeper: operator of dry runs")[-20:])
 GATES = (
-    "market_unknown", "market_read_only", "paused", "breaker", "sequencer", "stale_head", "in_flight", "cooldown",
-    "gas_ceiling", "oracle_gap", "profit_sanity", "exposure", "profit_floor",
+    "market_unknown", "market_read_only", "paused", "breaker", "sequencer", "stale_head", "in_flight", "under_way",
+    "cooldown", "gas_ceiling", "oracle_gap", "profit_sanity", "exposure", "profit_floor",
 )  # fmt: skip
 
 
@@ -398,6 +399,7 @@ def _wire(
             Cooldowns(round(table.cooldown), classifier(CLASSES), block_time=block_time),
             tuple(sources),
             sequencer,
+            Underway() if mode == "live" else None,
         ),
     )
 

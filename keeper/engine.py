@@ -150,7 +150,7 @@ class Engine:
 
     async def _settle(self, head: Head) -> None:
         for verdict in (verdicts := await self.parts.submitter.settle(head)):
-            self.parts.appraiser.cooldowns.ended(verdict, self.parts.clock())
+            self.parts.appraiser.ended(verdict, self.parts.clock())
             self.parts.observer.settled(verdict)
         await self.parts.safeguards.settled(verdicts)
 

@@ -22,7 +22,7 @@ log = structlog.get_logger("keeper")
 WAIT = frozenset({"market_unknown", "market_read_only", "paused", "breaker", "stale_head"})
 Key = tuple[str, Address]  # market, borrower
 # Gates that are about starting something new.
-IGNORED = frozenset({"in_flight", "cooldown"})
+IGNORED = frozenset({"in_flight", "under_way", "cooldown"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class GateContext:
     cooldown_until: int | None = None  # Unix seconds; None: no cooldown, or one without an end in time
     held: str = ""  # why the position is left alone
     breaker: str | None = None  # why the breaker is open; None: closed
+    waits_for: str = ""  # which attempt of ours, not mined yet, moves what the plan needs
     uptime: Uptime | None = None  # of the sequencer; None: the chain has no feed of it
 
 
@@ -78,6 +79,7 @@ class Gates:
             _sequencer(plan, context.uptime),
             self._stale_head(plan, context),
             _flag("in_flight", SkipReason.IN_FLIGHT, context.in_flight, "an attempt on this borrower has not ended"),
+            _flag("under_way", SkipReason.SUPERSEDED, bool(context.waits_for), context.waits_for),
             _cooldown(context),
             self._gas_ceiling(plan),
             self._oracle_gap(plan, position, quoter),

@@ -62,6 +62,7 @@ class Scene:
             paused=self.paused,
             breaker=self.breaker,
             wake=wake,
+            out=self.in_flight,
         )
 
 

@@ -93,7 +93,7 @@ async def test_a_run_tells_the_channels_and_no_secret_anybody(
             await asyncio.wait_for(app.run(config, redactor, live=False, once=True), 60)
         took = time.monotonic() - began
     bodies = [item["message"] for item in web_.got["good"]]
-    assert bodies[0].startswith("[dry run] started (dry) with 2 markets")
+    assert bodies[0].startswith("[dry run] started (dry) with 3 markets")
     assert bodies[-1] == "[dry run] stopped in good order"
     assert all(item["title"] == f"keeper on chain {config.chain.id}" for item in web_.got["good"])
     assert web_.got["hangs"], "the hanging channel was tried"

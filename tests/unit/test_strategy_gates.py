@@ -98,16 +98,16 @@ def test_a_sound_plan_passes_every_gate() -> None:
     """Nothing is closed, and every gate has answered with a sentence."""
     results = evaluate()
     assert only_closed(results) is None
-    assert len(results) == 13
+    assert len(results) == 14
     assert all(result.detail for result in results.values())
     assert first_closed(tuple(results.values())) is None
 
 
 def test_all_gates_answer_even_when_the_first_is_closed() -> None:
-    """A closed gate hides no other: all thirteen answer, and the first closed one is what a skip is counted under."""
+    """A closed gate hides no other: all fourteen answer, and the first closed one is what a skip is counted under."""
     context = GateContext(now=NOW + 1_000, market_trusted=False, market_reason="log missing", paused=True)
     results = evaluate(context=context)
-    assert len(results) == 13
+    assert len(results) == 14
     closed = [name for name, result in results.items() if not result.open]
     assert closed == ["market_unknown", "paused", "stale_head"]
     first = first_closed(tuple(results.values()))
@@ -123,6 +123,7 @@ def test_all_gates_answer_even_when_the_first_is_closed() -> None:
         (GateContext(NOW, read_only=True), "market_read_only", SkipReason.MARKET_READ_ONLY),
         (GateContext(NOW, paused=True), "paused", SkipReason.PAUSED),
         (GateContext(NOW, in_flight=True), "in_flight", SkipReason.IN_FLIGHT),
+        (GateContext(NOW, waits_for="the attempt on x"), "under_way", SkipReason.SUPERSEDED),
         (GateContext(NOW, breaker="3 reverts in a row"), "breaker", SkipReason.BREAKER_OPEN),
         (GateContext(NOW, breaker=""), "breaker", SkipReason.BREAKER_OPEN),
         (GateContext(NOW, cooldown_until=NOW + 1), "cooldown", SkipReason.COOLDOWN),
