@@ -199,6 +199,7 @@ async def test_the_command_lets_every_configured_key_in(fork: Fork, tmp_path: Pa
     text = config_text(fork.world, fork.http, tmp_path, 1, 0, None)
     path.write_text(f'{text}\n[signers.second]\nprivate_key_file = "{tmp_path / "second.key"}"\n')
     config = load(path, {})
+    fork.actors.mine()  # with the usual base fee: a fork remembers what another test had asked for
     fork.rpc.request("evm_setAutomine", True)
     said = await deploy_command(config, Redactor(config.secrets()), confirm=lambda question: True)
     executor = address(said.split()[4])

@@ -36,17 +36,26 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 @asynccontextmanager
 async def serving(serve: Serve) -> AsyncIterator[str]:
     """A server that writes whatever it likes."""
+    busy: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        busy[task] = writer
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await serve(reader, writer)
-        writer.close()
+            writer.close()
+            await writer.wait_closed()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/{SECRET}"
     finally:
         server.close()
+        for task, writer in busy.items():
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
 
 
 async def heard(reader: asyncio.StreamReader) -> dict[str, Any]:
