@@ -282,6 +282,16 @@ async def test_an_audit_finds_a_wrong_position_market_and_rate_but_believes_only
         assert await audit(once) is None
 
 
+async def test_a_rate_that_was_never_read_is_no_bug_of_the_audit() -> None:
+    """A market whose rate at target a node has kept back is known to be unread: it is not asked about."""
+    book, life = _lived()
+    head = life.head(life.number)
+    truth = _chain_of(book, head)
+    number = next(iter(book._registry.targets))
+    del book._registry.targets[number]
+    assert await book.audit(Answers(truth), head, 1_000) is None
+
+
 async def test_what_did_not_answer_is_asked_again() -> None:
     """A token or a rate model that a node once failed on is looked at anew with every audit."""
     book, life = _lived()

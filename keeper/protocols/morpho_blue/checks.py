@@ -84,6 +84,7 @@ async def difference(
 
 
 async def _rates(client: Client, head: Head, registry: Registry, numbers: Sequence[int]) -> str | None:
+    numbers = [n for n in numbers if n in registry.targets]  # without one it is known to be unread
     reads = [irm.rate_read(registry.params[n].irm, registry.params[n], registry.states[n]) for n in numbers]
     for number, answer in zip(numbers, await client.read(reads, head) if reads else [], strict=True):
         (theirs,) = IRM.decode("borrowRateView", answer)
