@@ -391,15 +391,16 @@ def test_the_private_chain_says_what_is_missing(tmp_path: Path) -> None:
         Ended(done.returncode, done.stdout, done.stderr).told(10, word)
 
 
-def test_sigterm_is_heard_before_anything_is_imported(desk: Desk) -> None:
+def test_signals_are_heard_before_anything_is_imported(desk: Desk) -> None:
     """A daemon told to stop in its first second ends with 0, as at any later time; a question ends with 143."""
-    for words, code in ((("run",), 0), (("scan",), 143)):
+    cases = ((("run",), signal.SIGTERM, 0), (("run",), signal.SIGINT, 0), (("scan",), signal.SIGTERM, 143))
+    for words, number, code in cases:
         process = desk.popen(*words, config=desk.config())
         proc, deadline = Path(f"/proc/{process.pid}"), time.monotonic() + LIMIT
         while not caught(proc, signal.SIGTERM) and time.monotonic() < deadline:
             time.sleep(0.001)
         early = "numpy" not in (proc / "maps").read_text()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, err = process.communicate(timeout=LIMIT)
         assert early, "the handler came only after the imports"
         assert (process.returncode, err) == (code, "")
@@ -418,7 +419,10 @@ def test_an_interrupted_start_is_quiet(desk: Desk) -> None:
             process = desk.popen("run", config=desk.config())
             time.sleep(delay)
             process.send_signal(number)
-            _, err = process.communicate(timeout=LIMIT)
+            try:
+                _, err = process.communicate(timeout=LIMIT)
+            finally:
+                process.kill()
             assert "Traceback" not in err, err
             assert process.returncode in (0, 130, -number), (process.returncode, err)
             if '"started"' in err:
