@@ -289,7 +289,8 @@ async def test_a_rate_that_was_never_read_is_no_bug_of_the_audit() -> None:
     truth = _chain_of(book, head)
     number = next(iter(book._registry.targets))
     del book._registry.targets[number]
-    assert await book.audit(Answers(truth), head, 1_000) is None
+    client: Any = Answers(truth)
+    assert await book.audit(client, head, 1_000) is None
 
 
 async def test_what_did_not_answer_is_asked_again() -> None:
