@@ -45,8 +45,11 @@ def _row(
 ) -> DemoRow:
     """`health` is the final one, wad."""
     decided = [row for row in seen if row.borrower == member.account and row.market == market]
-    joined = {row.attempt_id for row in decided}
-    taken = [row for row in done if row.id in joined and _taken(row)]
+    # By the attempts' own positions: a process killed in the middle of a pass leaves attempts without decisions.
+    taken = [
+        row for row in done
+        if (market, member.account) in ((row.market, row.borrower), *row.others) and _taken(row)
+    ]  # fmt: skip
     own = [row for row in taken if row.borrower == member.account]
     skips = [row for row in decided if row.reason is not None]
     mined = any(row.state == "mined" for row in taken)
