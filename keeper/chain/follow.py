@@ -14,7 +14,7 @@ from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.client import NodeClient
 from keeper.chain.rebuild import Progress, Rebuild, frozen
 from keeper.chain.tracks import Chain, Dispatch, Track, union, within
-from keeper.errors import BadData, ConfigError, Transient
+from keeper.errors import BadData, ConfigError, KeeperError, Transient
 from keeper.model import Block, Head, Log, Read, Watch
 from keeper.ports import Alerter, Freezable, Mirror
 
@@ -371,9 +371,15 @@ class Follower:
                 track.failures = 0
 
     async def _stored(self) -> None:
-        """Wait for what is being stored, so that nothing is stored after what comes next."""
+        """Wait for what is being stored, so that nothing is stored after what comes next; tell when it could not be."""
         if self._saving is not None:
-            await asyncio.wait({self._saving})
+            saving, self._saving = self._saving, None
+            await asyncio.wait({saving})
+            error = None if saving.cancelled() else saving.exception()
+            if isinstance(error, KeeperError):
+                log.warning("checkpoint_not_written", reason=str(error))
+            elif error is not None:
+                raise error
 
 
 async def _frozen(tracks: list[Track]) -> list[tuple[Track, Head, Callable[[], bytes]]]:

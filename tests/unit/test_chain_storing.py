@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from keeper.chain.checkpoints import Checkpoints
+from keeper.errors import ConfigError
 from tests.chain_fakes import FakeMirror
 from tests.unit.test_chain_follow import World
 
@@ -86,4 +88,31 @@ async def test_a_distrusted_mirror_is_not_stored_behind_its_back(tmp_path: Path)
     assert world.right()
     await world.follower.close()
     assert all("0xbad" not in json.loads(found.data)[1] for found in await checkpoints.load("mirror"))
+    await checkpoints.close()
+
+
+@pytest.mark.parametrize("error", [ConfigError("the disk takes nothing more"), ZeroDivisionError("a bug")])
+async def test_what_could_not_be_stored_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Closing tells of a disk that takes nothing more and goes on with closing; a bug is raised."""
+    checkpoints = await Checkpoints.open(tmp_path / "a.sqlite", 1)
+    world = World(40, LargeMirror(), checkpoints=checkpoints, checkpoint_every=1)
+    await world.follower.start(await world.client.head())
+    await world.follower.save()
+
+    async def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoints, "save", refused)
+    world.grow()
+    await world.follower.advance(await world.client.head())
+    with capture_logs() as logs:
+        if isinstance(error, ConfigError):
+            await world.follower.close()
+        else:
+            with pytest.raises(ZeroDivisionError):
+                await world.follower.close()
+    told = [line["reason"] for line in logs if line["event"] == "checkpoint_not_written"]
+    assert told == (["the disk takes nothing more"] if isinstance(error, ConfigError) else [])
     await checkpoints.close()
