@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from keeper.model import Address, Hop, Path
+from keeper.venues.curve import Curve, joined
 from keeper.venues.pool import Pool
 
-_REMEMBERED = 512
 Key = tuple[Address, Address, Address]  # a pool's address and its two tokens in order
 
 
@@ -39,58 +39,32 @@ class Leg(NamedTuple):
         return self.pool.token1 if self.zero_for_one else self.pool.token0
 
 
-class Probed(NamedTuple):
-    """The amount on the other side, the level afterwards, and how fast that rises."""
-
-    other: int
-    level: float
-    slope: float
-
-
 class Chain:
-    """Legs whose tokens meet. Levels are those of `pool.Pool`, multiplied over the legs.
+    """Legs whose tokens meet."""
 
-    For a sale the level is √(in/out) at the margin, for a purchase −√(out/in): both rise with the amount.
-    """
-
-    __slots__ = ("_seen", "legs", "pools")
+    __slots__ = ("_curve", "_reach", "keys", "legs", "pools")
 
     def __init__(self, legs: tuple[Leg, ...]) -> None:
         self.legs = legs
+        self.keys = frozenset(key_of(leg.pool) for leg in legs)
         self.pools = frozenset(leg.pool.address for leg in legs)
-        self._seen: dict[tuple[bool, int], Probed | None] = {}
+        self._curve: Curve | None = None
+        self._reach = 0.0
 
-    def probe(self, exact_out: bool, amount: int) -> Probed | None:
-        """What `amount`, which may be 0, leads to; None when a pool on the way cannot."""
-        key = (exact_out, amount)
-        if key not in self._seen:
-            if len(self._seen) >= _REMEMBERED:
-                self._seen.clear()
-            self._seen[key] = self._probe_out(amount) if exact_out else self._probe_in(amount)
-        return self._seen[key]
+    def curve(self, reach: float) -> Curve:
+        """What becomes of a trade, at least until the level has risen by the factor `reach`, or to the end."""
+        if self._curve is None or self._reach < reach:
+            curve: Curve | None = None
+            for pool, zero_for_one in self.legs:
+                part = pool.curve(zero_for_one, reach)
+                curve = part if curve is None else joined(curve, part)
+            assert curve is not None
+            self._curve, self._reach = curve, reach
+        return self._curve
 
-    def _probe_in(self, amount: int) -> Probed | None:
-        level, slope = 1.0, 0.0
-        for pool, zero_for_one in self.legs:
-            probed = pool.probe_in(zero_for_one, amount)
-            if probed is None:
-                return None
-            amount, factor, rise = probed
-            # One unit more at the start is 1/level² more here.
-            slope = slope * factor + rise / level if rise else 0.0
-            level *= factor
-        return Probed(amount, level, slope)
-
-    def _probe_out(self, amount: int) -> Probed | None:
-        level, slope = 1.0, 0.0  # of √(out/in), which falls
-        for pool, zero_for_one in reversed(self.legs):
-            probed = pool.probe_out(zero_for_one, amount)
-            if probed is None:
-                return None
-            amount, factor, fall = probed
-            slope = slope / factor + fall / level if fall else 0.0
-            level /= factor
-        return Probed(amount, -level, slope)
+    def over(self, pools: Mapping[Key, Pool]) -> Chain:
+        """The same chain where `pools` are in other states."""
+        return Chain(tuple(Leg(pools[key_of(pool)], zero_for_one) for pool, zero_for_one in self.legs))
 
     def sell(self, amount: int) -> Path | None:
         """Exactly `amount` sold along the chain; None when a pool cannot take it or nothing comes out."""
@@ -122,25 +96,9 @@ class Chain:
             out, into = out * numerator, into * denominator
         return out, into
 
-    def depth(self) -> int:
-        """Input that moves some pool on the way by about 2 %, base units of the first token."""
-        out, into = 1, 1
-        least: int | None = None
-        for leg in self.legs:
-            depth = leg.pool.depth(leg.zero_for_one) * into // out
-            least = depth if least is None else min(least, depth)
-            numerator, denominator = leg.pool.spot(leg.zero_for_one)
-            out, into = out * numerator, into * denominator
-        return least or 0
-
-    def gas(self, exact_out: bool, amount: int) -> int:
-        """Expected gas of trading `amount`, which the chain can."""
-        total = 0
-        for pool, zero_for_one in reversed(self.legs) if exact_out else self.legs:
-            other = (pool.quote_out if exact_out else pool.quote_in)(zero_for_one, amount) or 0
-            total += pool.gas(zero_for_one, other if exact_out else amount)
-            amount = other
-        return total
+    def gas(self, path: Path) -> int:
+        """Expected gas of a trade along the chain."""
+        return sum(leg.pool.gas(leg.zero_for_one, hop.amount_in) for leg, hop in zip(self.legs, path.hops, strict=True))
 
 
 def _hop(leg: Leg, amount_in: int, amount_out: int) -> Hop:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Protocol, Self
 
 from keeper.model import Address
+from keeper.venues.curve import Curve
 
 
 class Pool(Protocol):
     """One state of one pool: an immutable value with exact integer quotes.
 
     `zero_for_one` sells token0. Amounts are base units; an amount of None means that the pool cannot take or give all
-    of it. Levels are floats and only screen: √(in/out) at the margin after the trade, fees included, so that trades
-    over several pools are split best where their levels agree.
+    of it.
 
     A pool of more than two tokens is as many values as it has pairs of tokens, with one address and one state.
     """
@@ -44,11 +44,8 @@ class Pool(Protocol):
     def quote_out(self, zero_for_one: bool, amount_out: int) -> int | None:
         """Input for exactly `amount_out`."""
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
-        """(output, level afterwards, its rise per unit of input); `amount_in` may be 0."""
-
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
-        """(input, level afterwards, the fall of 1/level per unit of output); `amount_out` may be 0."""
+    def curve(self, zero_for_one: bool, reach: float) -> Curve:
+        """What becomes of a trade, at least until the level has risen by the factor `reach`, or to the end."""
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
         """(output, the pool afterwards)."""
@@ -58,9 +55,6 @@ class Pool(Protocol):
 
     def spot(self, zero_for_one: bool) -> tuple[int, int]:
         """Marginal price before fees as (out, in)."""
-
-    def depth(self, zero_for_one: bool) -> int:
-        """Input that moves the price by about 2 %."""
 
     def gas(self, zero_for_one: bool, amount_in: int) -> int:
         """Expected gas of selling `amount_in` here, transfers included."""

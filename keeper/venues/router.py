@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from keeper.model import Address, Path, Route
 from keeper.venues.chains import Chain, Graph, Key, Leg, key_between, key_of
-from keeper.venues.choose import greedy, heaviest, rival, runners_up, surplus_at
+from keeper.venues.curve import LOW, Curve
 from keeper.venues.pool import Pool
-from keeper.venues.split import Point, Probe, split
+from keeper.venues.split import Flags, Ints, deepest, offers
+
+Pair = tuple[Address, Address]  # what is sold and what is bought
 
 _NOTHING: frozenset[Address] = frozenset()
-_LENS = 4  # competing paths are first ranked by what they make of this fraction of the amount
-_SETS = 4  # of paths that share no pool, tried at most
+_REACH = (1.1, 2.0, 2.0**60)  # how far the levels are looked at to rise, as far as necessary
+_WITHIN = 1 - 1e-9  # of all that a path can trade, so that rounding leads to nobody's end
+_NEVER = float("-inf")
+_DEEP = 1.01  # of the level: 2 % of the price
+_SAME = 1e-6  # values that rounding may put in another order
 
 
 class PoolSource(Protocol):
@@ -30,7 +37,77 @@ class _Offer(NamedTuple):
     score: int
     paths: tuple[Path, ...]
     gas: int
-    level: float  # at which the paths settle
+
+
+class _Ways:
+    """All paths from one token to another with their curves. Treat as immutable."""
+
+    __slots__ = ("_all", "_clash", "_found", "chains")
+
+    def __init__(self, chains: Sequence[Chain], clash: Flags | None = None) -> None:
+        self.chains = chains
+        if clash is None:
+            clash = np.array([[bool(a.pools & b.pools) for b in chains] for a in chains], np.bool_)
+        self._clash = clash.reshape(len(chains), len(chains))
+        self._all = np.ones(len(chains), np.bool_)
+        self._found: dict[float, tuple[Curve, Ints]] = {}
+
+    def over(self, pools: Mapping[Key, Pool], moved: frozenset[Key]) -> _Ways:
+        """The same paths where the pools of `moved` are in other states."""
+        return _Ways([chain.over(pools) if chain.keys & moved else chain for chain in self.chains], self._clash)
+
+    def curves(self, reach: float) -> tuple[Curve, Ints]:
+        """Their rows one behind the other, and where each begins."""
+        if reach not in self._found:
+            curves = [chain.curve(reach) for chain in self.chains]
+            starts = np.zeros(len(curves) + 1, np.int64)
+            np.cumsum([len(curve) for curve in curves], out=starts[1:])
+            rows = np.concatenate(curves)
+            ends = starts[1:][starts[1:] - starts[:-1] > 1] - 1
+            rows[ends, :LOW] = np.maximum(rows[ends, :LOW] * _WITHIN, rows[ends - 1, :LOW])
+            self._found[reach] = (rows, starts)
+        return self._found[reach]
+
+    def splits(
+        self, total: int, avoid: frozenset[Address], *, exact_out: bool, cost: float, max_paths: int
+    ) -> Iterator[tuple[float, list[tuple[Chain, int]]]]:
+        """(value, who trades how much) of the best splits of `total`, best first. Floats decided."""
+        allowed = self._all
+        if avoid:
+            allowed = np.array([avoid.isdisjoint(chain.pools) for chain in self.chains], np.bool_)
+        for reach in _REACH:
+            rows, starts = self.curves(reach)
+            values, shares, enough = offers(
+                *(rows, starts, self._clash, allowed, float(total), exact_out, cost, max_paths, reach)
+            )
+            if enough:
+                break
+        for value, row in zip(values.tolist(), shares, strict=True):
+            if value > _NEVER:
+                yield value, self._whole(row.tolist(), total)
+
+    def deepest(self) -> Chain | None:
+        """The path that takes most before its price has moved by 2 %."""
+        place = deepest(*self.curves(_REACH[0]), _DEEP) if self.chains else -1
+        return self.chains[place] if place >= 0 else None
+
+    def _whole(self, row: list[float], total: int) -> list[tuple[Chain, int]]:
+        """Integers near the shares that add up to `total`; what rounding leaves goes to the largest, which is last."""
+        used = sorted((share, place) for place, share in enumerate(row) if share)
+        scale = total / sum(share for share, _ in used)
+        found = [(self.chains[place], int(share * scale)) for share, place in used[:-1]]
+        found.append((self.chains[used[-1][1]], total - sum(share for _, share in found)))
+        return [(chain, share) for chain, share in found if share > 0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What has been worked out of one state of the pools; and of the state before it, which differs in `moved`."""
+
+    before: Mapping[Pair, _Ways] = field(default_factory=dict)
+    moved: frozenset[Key] = frozenset()
+    ways: dict[Pair, _Ways] = field(default_factory=dict)
+    spots: dict[Pair, tuple[int, int] | None] = field(default_factory=dict)
 
 
 class Router:
@@ -55,8 +132,7 @@ class Router:
         self._native = native
         self._gas_price = gas_price
         self._max_paths = max_paths
-        self._chains: dict[tuple[Address, Address], list[Chain]] = {}
-        self._rates: dict[Address, tuple[int, int]] = {}
+        self._known = _Known()
 
     def pool(self, address: Address, one: Address, other: Address) -> Pool:
         """The pool at `address` between two tokens as it stands here; raises KeyError for a stranger."""
@@ -64,14 +140,15 @@ class Router:
 
     def priced(self, gas_price: int) -> Router:
         """The same pools with gas at `gas_price` wei."""
-        return self._copy(self._pools, gas_price, self._chains)
+        return self._copy(self._pools, gas_price, self._known)
 
     def after(self, route: Route) -> Router:
         """The pools once `route` has been traded; raises ValueError when it cannot be traded here."""
-        pools = dict(self._pools)
+        moved: dict[Key, Pool] = {}
         for path in route.paths:
             for hop in path.hops:
-                pool = pools[key_between(hop.pool, hop.token_in, hop.token_out)]
+                key = key_between(hop.pool, hop.token_in, hop.token_out)
+                pool = moved.get(key) or self._pools[key]
                 zero_for_one = hop.token_in < hop.token_out
                 if route.exact_out:
                     traded = pool.swap_out(zero_for_one, hop.amount_out)
@@ -79,22 +156,25 @@ class Router:
                     traded = pool.swap_in(zero_for_one, hop.amount_in)
                 if traded is None:
                     raise ValueError(f"pool {hop.pool} cannot trade {hop.amount_in} for {hop.amount_out}")
-                pools.update((key_of(pair), pair) for pair in traded[1].pairs() if key_of(pair) in pools)
-        return self._copy(pools, self._gas_price, {})
+                moved.update((key_of(pair), pair) for pair in traded[1].pairs() if key_of(pair) in self._pools)
+        known = _Known(self._known.ways, frozenset(moved))
+        return self._copy({**self._pools, **moved}, self._gas_price, known)
 
     def again(self, route: Route) -> Route | None:
         """The same paths with the same fixed amounts, traded here; None when one cannot take or give its amount."""
-        shares = [path.amount_out if route.exact_out else path.amount_in for path in route.paths]
-        chains = [
-            Chain(
-                tuple(
-                    Leg(self.pool(hop.pool, hop.token_in, hop.token_out), hop.token_in < hop.token_out)
-                    for hop in path.hops
-                )
+        used = [
+            (
+                Chain(
+                    tuple(
+                        Leg(self.pool(hop.pool, hop.token_in, hop.token_out), hop.token_in < hop.token_out)
+                        for hop in path.hops
+                    )
+                ),
+                path.amount_out if route.exact_out else path.amount_in,
             )
             for path in route.paths
         ]
-        offer = self._offer(chains, shares, route.exact_out, _Cost(0, 1))
+        offer = self._offer(used, route.exact_out, _Cost(0, 1))
         return (
             None if offer is None else Route(route.token_in, route.token_out, offer.paths, offer.gas, route.exact_out)
         )
@@ -115,150 +195,71 @@ class Router:
         """Marginal price before fees of the deepest path as (out, in) base units; None without a path."""
         if token_in == token_out:
             return 1, 1
-        chains = self._between(token_in, token_out)
-        return max(chains, key=Chain.depth).spot() if chains else None
+        spots, key = self._known.spots, (token_in, token_out)
+        if key not in spots:
+            chain = self._between(token_in, token_out).deepest()
+            spots[key] = None if chain is None else chain.spot()
+        return spots[key]
 
     # ------------------------------------------------------------------------------------------------- inside
 
-    def _copy(
-        self, pools: dict[Key, Pool], gas_price: int, chains: dict[tuple[Address, Address], list[Chain]]
-    ) -> Router:
+    def _copy(self, pools: dict[Key, Pool], gas_price: int, known: _Known) -> Router:
         twin = object.__new__(Router)
         twin._pools, twin._graph, twin._native = pools, self._graph, self._native
-        twin._gas_price, twin._max_paths = gas_price, self._max_paths
-        twin._chains, twin._rates = chains, {}
+        twin._gas_price, twin._max_paths, twin._known = gas_price, self._max_paths, known
         return twin
 
-    def _between(self, token_in: Address, token_out: Address) -> list[Chain]:
-        """Chains that have any liquidity at all."""
-        key = (token_in, token_out)
-        if key not in self._chains:
-            found = self._graph.chains(self._pools, token_in, token_out)
-            self._chains[key] = [chain for chain in found if chain.probe(False, 0) is not None]  # noqa: FBT003 - a sale
-        return self._chains[key]
+    def _between(self, token_in: Address, token_out: Address) -> _Ways:
+        known, key = self._known, (token_in, token_out)
+        if key not in known.ways:
+            if key in known.before:
+                known.ways[key] = known.before[key].over(self._pools, known.moved)
+            else:
+                known.ways[key] = _Ways(list(self._graph.chains(self._pools, token_in, token_out)))
+        return known.ways[key]
 
     def _trade(
         self, token_in: Address, token_out: Address, amount: int, avoid: frozenset[Address], *, exact_out: bool
     ) -> Route | None:
         if amount <= 0 or token_in == token_out:
             return None
-        chains = [chain for chain in self._between(token_in, token_out) if not chain.pools & avoid]
+        ways = self._between(token_in, token_out)
+        if not ways.chains:
+            return None
         cost = self._cost(token_in if exact_out else token_out)
-        single = self._single(chains, amount, exact_out, cost)
-        offers: list[_Offer] = []
-        helpful = chains
-        if single is not None:
-            offer = self._offer([single], [amount], exact_out, cost)
-            if offer is not None:
-                offers.append(offer)
-                # A path that starts where the best one ends can take nothing off it.
-                end = _level(single, exact_out, amount)
-                helpful = [chain for chain in chains if chain is single or _level(chain, exact_out, 0) < end]
-        if len(helpful) > 1:
-            offers += self._together(helpful, amount, exact_out, cost)
-        if not offers:
-            return None
-        best = max(offers, key=lambda offer: offer.score)
-        return Route(token_in, token_out, best.paths, best.gas, exact_out)
-
-    def _single(self, chains: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost) -> Chain | None:
-        """The chain that trades all of it best, gas taken off."""
-        found: list[tuple[int, int, Chain]] = []
-        for number, chain in enumerate(chains):
-            probed = chain.probe(exact_out, amount)
-            if probed is not None:
-                found.append((-probed.other if exact_out else probed.other, -number, chain))
-        found.sort(reverse=True)
-        best: tuple[int, Chain] | None = None
-        for score, _, chain in found:
-            if best is not None and score <= best[0]:
-                break  # gas only takes off
-            score -= cost.of(chain.gas(exact_out, amount))
-            if best is None or score > best[0]:
-                best = (score, chain)
-        return best[1] if best else None
-
-    def _together(self, chains: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost) -> list[_Offer]:
-        """Splits over sets of chains that share no pool."""
-        if not rival(chains):
-            return self._splits(chains, amount, exact_out, cost)
-        size = max(1, amount // _LENS)
-        waiting = [greedy(sorted(chains, key=partial(_price, exact_out, size), reverse=True))]
-        tried: set[frozenset[int]] = set()
-        offers: list[_Offer] = []
+        splits = ways.splits(
+            amount, avoid, exact_out=exact_out, cost=cost.numerator / cost.denominator, max_paths=self._max_paths
+        )
         best: _Offer | None = None
-        while waiting and len(tried) < _SETS:
-            chosen = waiting.pop(0)
-            key = frozenset(map(id, chosen))
-            if key in tried:
-                continue
-            tried.add(key)
-            found = self._splits(chosen, amount, exact_out, cost)
-            offers += found
-            top = max(found, key=lambda offer: offer.score, default=None)
-            if top is not None and (best is None or top.score > best.score):
-                best = top
-                weighted = [(surplus_at(c, exact_out, top.level, amount, cost.of), c) for c in chains]
-                heavy = heaviest(weighted)
-                waiting = [heavy, *runners_up(weighted, heavy, _SETS // 2)]
-        return offers
-
-    def _splits(self, chosen: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost) -> list[_Offer]:
-        """The best split over `chosen`, and over what is left when paths that may not earn their gas are dropped."""
-        offers: list[_Offer] = []
-        found = self._split(chosen, amount, exact_out, cost)
-        while found is not None:
-            offer, used = found
-            if len(used) <= self._max_paths:
-                offers.append(offer)
-            if len(used) < 2:
+        for value, used in splits:
+            if best is not None and value < best.score - _SAME * abs(best.score):
                 break
-            doubtful = self._doubtful(used, exact_out, cost)
-            if not doubtful and len(used) > self._max_paths:
-                doubtful = [min(range(len(used)), key=lambda i: used[i][1])]
-            chains = [chain for chain, _ in used]
-            trials = [self._split([*chains[:i], *chains[i + 1 :]], amount, exact_out, cost) for i in doubtful]
-            found = max((t for t in trials if t is not None), key=lambda trial: trial[0].score, default=None)
-        return offers
+            offer = self._offer(used, exact_out, cost)
+            if offer is not None and (best is None or offer.score > best.score):
+                best = offer
+        if best is None:  # the amount is about as small, or as large, as a pool can trade: only rounding decides
+            alone = [self._offer([(c, amount)], exact_out, cost) for c in ways.chains if not c.pools & avoid]
+            best = max((offer for offer in alone if offer is not None), key=lambda o: o.score, default=None)
+        return None if best is None else Route(token_in, token_out, best.paths, best.gas, exact_out)
 
-    def _split(
-        self, chains: Sequence[Chain], amount: int, exact_out: bool, cost: _Cost
-    ) -> tuple[_Offer, list[tuple[Chain, int]]] | None:
-        shares = split([_curve(chain, exact_out) for chain in chains], amount)
-        if shares is None:
-            return None
-        used = [(chain, share) for chain, share in zip(chains, shares, strict=True) if share]
-        offer = self._offer([chain for chain, _ in used], [share for _, share in used], exact_out, cost)
-        return None if offer is None else (offer, used)
-
-    def _doubtful(self, used: Sequence[tuple[Chain, int]], exact_out: bool, cost: _Cost) -> list[int]:
-        """Paths whose surplus is less than twice their gas: without them, others may cross more ticks, or fewer."""
-        surpluses = _surpluses(used, exact_out)
-        return [i for i, (chain, share) in enumerate(used) if surpluses[i] < 2 * cost.of(chain.gas(exact_out, share))]
-
-    def _offer(self, chains: Sequence[Chain], shares: Sequence[int], exact_out: bool, cost: _Cost) -> _Offer | None:
-        """The exact amounts and gas of a split, the largest path last."""
+    def _offer(self, used: Iterable[tuple[Chain, int]], exact_out: bool, cost: _Cost) -> _Offer | None:
+        """The exact amounts and gas of a split."""
         paths: list[Path] = []
-        gas = 0
-        for share, chain in sorted(zip(shares, chains, strict=True), key=lambda pair: pair[0]):
+        gas = total = 0
+        for chain, share in used:
             path = chain.buy(share) if exact_out else chain.sell(share)
             if path is None:
                 return None
             paths.append(path)
-            gas += sum(
-                leg.pool.gas(leg.zero_for_one, hop.amount_in) for leg, hop in zip(chain.legs, path.hops, strict=True)
-            )
-        total = -sum(path.amount_in for path in paths) if exact_out else sum(path.amount_out for path in paths)
-        level = max(_level(chain, exact_out, share) for chain, share in zip(chains, shares, strict=True))
-        return _Offer(total - cost.of(gas), tuple(paths), gas, level)
+            gas += chain.gas(path)
+            total += -path.amount_in if exact_out else path.amount_out
+        return _Offer(total - cost.of(gas), tuple(paths), gas)
 
     def _cost(self, token: Address) -> _Cost:
         """What gas costs in `token`."""
         if not self._gas_price or self._native is None:
             return _Cost(0, 1)
-        if token not in self._rates:
-            self._rates[token] = self.spot(self._native, token) or (0, 1)
-        out, into = self._rates[token]
+        out, into = self.spot(self._native, token) or (0, 1)
         return _Cost(out * self._gas_price, into)
 
 
@@ -269,36 +270,3 @@ class _Cost(NamedTuple):
     def of(self, gas: int) -> int:
         """Base units, rounded up."""
         return -(-gas * self.numerator // self.denominator)
-
-
-def _level(chain: Chain, exact_out: bool, amount: int) -> float:
-    probed = chain.probe(exact_out, amount)
-    return float("inf") if probed is None else probed[1]
-
-
-def _price(exact_out: bool, size: int, chain: Chain) -> float:
-    """Average price of a trade of `size`, the more the better; 0 where it cannot be made."""
-    probed = chain.probe(exact_out, size)
-    if probed is None or not probed.other:
-        return 0.0
-    return size / probed.other if exact_out else probed.other / size
-
-
-def _curve(chain: Chain, exact_out: bool) -> Probe:
-    def look(amount: int) -> Point | None:
-        probed = chain.probe(exact_out, amount)
-        return None if probed is None else Point(probed.level, probed.slope)
-
-    return look
-
-
-def _surpluses(used: Sequence[tuple[Chain, int]], exact_out: bool) -> list[float]:
-    """What each path brings over trading its share at the common marginal price: at least that is lost without it."""
-    level = max(_level(chain, exact_out, share) for chain, share in used)
-    found: list[float] = []
-    for chain, share in used:
-        probed = chain.probe(exact_out, share)
-        other = probed[0] if probed else 0
-        at_margin = share / (level * level)
-        found.append(at_margin - other if exact_out else other - at_margin)
-    return found

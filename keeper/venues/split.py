@@ -1,226 +1,399 @@
-"""How much of a trade goes through which path: equal marginal price. Floats; what they find is requoted exactly.
+"""Which paths a trade takes, and how much goes through each. Floats; what they find is requoted exactly.
 
-Each path has a *level* that rises with what is put through it (√(in/out) at the margin for a sale, minus its inverse
-for a purchase). A split is best when the levels of all used paths agree and no unused one starts below. Inside one
-range of liquidity the level is a straight line in the amount, over one pool or several, so a curve is a chain of
-straight pieces. What is known of it are points with their slopes; between two points the lines through them are
-taken to meet in one kink, and the amounts at which the curves as known would agree are looked at next.
+Over given paths a split is best when the levels of all that are used agree and no unused one starts below. At that
+level every path is worth its surplus: what it brings over trading its share at the common marginal price, less its gas.
+The best set of paths that share no pool is the heaviest one by that measure; a better set settles at another level, so
+the two are worked out in turns, and paths that may not earn their gas are left out on trial.
+
+Curves lie one behind the other in `rows`; curve i is rows[starts[i] : starts[i + 1]], its last row closing it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import numpy as np
+from numpy.typing import NDArray
 
-_ROUNDS = 24
-_AGREE = 1e-6  # relative spread of the levels; what is lost is about its square
-_FAR = 1e-3  # a level this far off is corrected once more before the curves are compared again
-_NARROW = 1e-4  # share of the total below which the end of a path's liquidity is not searched closer
-_STILL = 3e-8  # of the result: what moving on as in the last round could still bring
+from keeper.compiled import compiled
+from keeper.venues.curve import GAS, HIGH, LOW, Curve, X, Y
 
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
-class Point(NamedTuple):
-    """A path after an amount: its level, and how fast that rises per base unit (0 where there is no liquidity)."""
-
-    level: float
-    slope: float
-
-
-Probe = Callable[[int], Point | None]
-"""The point after an amount (which may be 0); None when the path cannot take it."""
+OFFERS = 3  # splits told
+_ROUNDS = 100
+_EXACT = 1e-13  # of the total
+_RIVALS = 62  # paths looked at together
+_SETS = 8  # of paths that share no pool, settled at most
+_VISITS = 3_000  # choices looked at for the heaviest set
+_LENS = 4  # paths are first ranked by what they make of this fraction of the amount
 
 
-class _Curve:
-    """What is known of one path. `amounts` and `levels` hold the points looked at and the kinks assumed between."""
+@compiled("UniTuple(float64,4)(float64[:,::1],int64,int64,float64,boolean)")
+def _at_level(rows: Curve, first: int, last: int, level: float, exact_out: bool) -> tuple[float, float, float, float]:
+    """(fixed side, other side, gas, growth of the fixed side) where a curve reaches `level`.
 
-    __slots__ = ("amounts", "kinks", "last", "levels", "probe", "slopes", "wall")
-
-    def __init__(self, probe: Probe, start: Point) -> None:
-        self.probe = probe
-        self.amounts = [0.0]
-        self.levels = [start.level]
-        self.slopes = [start.slope]
-        self.kinks = [False]
-        self.wall = float("inf")  # the least amount known to be too much
-        self.last = 0.0  # the greatest amount known to go through
-
-    def look(self, amount: int) -> float | None:
-        """Learn the level after `amount`; None when that is too much."""
-        point = self.probe(amount)
-        if point is None:
-            self.wall = min(self.wall, amount)
-            return None
-        at = float(amount)
-        index = bisect_right(self.amounts, at)
-        if self.amounts[index - 1] == at and not self.kinks[index - 1]:
-            return self.levels[index - 1]
-        # Forget the kink assumed in the interval that is divided now.
-        if index < len(self.kinks) and self.kinks[index]:
-            self._drop(index)
-        elif self.kinks[index - 1]:
-            index -= 1
-            self._drop(index)
-        # The rounding of tiny amounts may disturb the order of the levels, which the search relies on.
-        level = max(point.level, self.levels[index - 1])
-        if index < len(self.levels):
-            level = min(level, self.levels[index])
-        self._insert(index, at, level, point.slope, kink=False)
-        self.last = max(self.last, at)
-        if index + 1 < len(self.amounts):
-            self._assume(index + 1)
-        self._assume(index)
-        return level
-
-    def cap(self) -> float:
-        """The most to try: half-way between what is known to go through and what is known not to."""
-        return (self.last + self.wall) / 2
-
-    def amount_at(self, level: float) -> float:
-        """Where the curve as known reaches `level`."""
-        levels, amounts = self.levels, self.amounts
-        index = bisect_right(levels, level)
-        if index == 0:
-            return 0.0
-        low, amount = levels[index - 1], amounts[index - 1]
-        if index < len(levels):
-            return amount + (amounts[index] - amount) * (level - low) / (levels[index] - low)
-        slope = self.slopes[-1]
-        return min(amount + (level - low) / slope if slope else amount, self.cap())
-
-    def _assume(self, index: int) -> None:
-        """Put a kink before point `index` where the lines through it and the point before meet between them.
-
-        Where they do not, there is more than one: the line through the point before is followed half the way.
-        """
-        low, high = self.slopes[index - 1], self.slopes[index]
-        if not low or not high or low == high:
-            return
-        rise = self.levels[index] - self.levels[index - 1]
-        width = self.amounts[index] - self.amounts[index - 1]
-        meet = (rise - high * width) / (low - high)
-        if not 0 < meet < width:
-            meet = width / 2
-        elif not width * 1e-9 < meet < width * (1 - 1e-9):
-            return
-        level = min(self.levels[index - 1] + low * meet, self.levels[index])
-        self._insert(index, self.amounts[index - 1] + meet, level, 0.0, kink=True)
-
-    def _insert(self, index: int, amount: float, level: float, slope: float, *, kink: bool) -> None:
-        self.amounts.insert(index, amount)
-        self.levels.insert(index, level)
-        self.slopes.insert(index, slope)
-        self.kinks.insert(index, kink)
-
-    def _drop(self, index: int) -> None:
-        for values in (self.amounts, self.levels, self.slopes, self.kinks):
-            del values[index]
-
-
-def split(probes: Sequence[Probe], total: int) -> list[int] | None:
-    """Shares of `total`, in the order of `probes`, zero where a path is not worth using.
-
-    None when the paths together cannot take it all. The shares add up exactly.
+    The growth is by level when selling and by minus its inverse when buying, in which the pieces are straight.
     """
-    starts = [probe(0) for probe in probes]
-    curves = [_Curve(probe, start) for probe, start in zip(probes, starts, strict=True) if start is not None]
-    for curve in curves:
-        size = total
-        while curve.look(size) is None and size > 1:
-            size >>= 2
-    shares = _search(curves, total) if curves else None
-    if shares is None:
-        return None
-    found = iter(shares)
-    return [0 if start is None else next(found) for start in starts]
-
-
-def _search(curves: Sequence[_Curve], total: int) -> list[int] | None:
-    found: list[int] | None = None
-    for _ in range(_ROUNDS):
-        met = _meet(curves, float(total))
-        if met is None:
-            unsure = [curve for curve in curves if curve.wall - curve.last > max(1.0, _NARROW * total)]
-            if not unsure:
-                break
-            for curve in unsure:
-                curve.look(int(curve.cap()))
-            continue
-        level, amounts = met
-        shares = _whole(amounts, total)
-        lowest, highest, feasible = float("inf"), float("-inf"), True
-        for curve, share in zip(curves, shares, strict=True):
-            if not share:
-                continue
-            seen = curve.look(share)
-            if seen is None:
-                feasible = False
-                continue
-            lowest, highest = min(lowest, seen), max(highest, seen)
-            if abs(seen - level) > _FAR * abs(level):
-                curve.look(int(curve.amount_at(level)))
-        if not feasible:
-            continue
-        moved = max(abs(a - b) for a, b in zip(shares, found, strict=True)) if found else total
-        found = shares
-        # Levels need not agree in the end: one may jump over a gap in its liquidity, or be at the end of it.
-        spread = (highest - lowest) / abs(highest)
-        if spread <= _AGREE or spread * moved <= _STILL * total:
-            break
-    return found
-
-
-def _meet(curves: Sequence[_Curve], total: float) -> tuple[float, list[float]] | None:
-    """The level where the curves as known add up to `total`, and their amounts there; None when they never do."""
-
-    def put_through(level: float) -> float:
-        return sum([curve.amount_at(level) for curve in curves])
-
-    knots = sorted({level for curve in curves for level in curve.levels})
-    low, high = 0, len(knots)  # below knots[low] it is less than total, at knots[high] it is enough
+    if first == last or rows[first, LOW] >= level:
+        return 0.0, 0.0, 0.0, 0.0
+    low, high = first, last - 1  # rows[low, LOW] < level
     while low < high:
-        middle = (low + high) // 2
-        if put_through(knots[middle]) < total:
-            low = middle + 1
-        else:
-            high = middle
-    if low == len(knots):
-        return _beyond(curves, knots[-1], total)
-    level = top = knots[low]
-    if low:
-        # Straight between two knots: one interpolation is exact.
-        bottom = knots[low - 1]
-        less, more = put_through(bottom), put_through(top)
-        level = bottom + (top - bottom) * (total - less) / (more - less) if more > less else top
-    return level, [curve.amount_at(level) for curve in curves]
-
-
-def _beyond(curves: Sequence[_Curve], last: float, total: float) -> tuple[float, list[float]] | None:
-    """As `_meet`, above every level looked at, where curves are continued up to their caps."""
-    if sum(curve.cap() for curve in curves) < total:
-        return None
-    step = abs(last) or 1.0
-    low, high = last, last + step
-    for _ in range(60):
-        if sum(curve.amount_at(high) for curve in curves) >= total:
-            break
-        low, step = high, 2 * step
-        high += step
-    else:
-        return None
-    for _ in range(40):
-        middle = (low + high) / 2
-        if sum(curve.amount_at(middle) for curve in curves) >= total:
-            high = middle
-        else:
+        middle = (low + high + 1) // 2
+        if rows[middle, LOW] < level:
             low = middle
-    return high, [curve.amount_at(high) for curve in curves]
+        else:
+            high = middle - 1
+    x, y, start, end = rows[low, X], rows[low, Y], rows[low, LOW], rows[low, HIGH]
+    width = rows[low + 1, X] - x
+    if level >= end:
+        x, y, growth = x + width, rows[low + 1, Y], 0.0
+    else:
+        growth = width / (end - start)
+        put = growth * (level - start)
+        x += put
+        y += put / (start * level)
+    return (y, x, rows[low, GAS], growth) if exact_out else (x, y, rows[low, GAS], growth)
 
 
-def _whole(amounts: Sequence[float], total: int) -> list[int]:
-    """Integers near `amounts` that add up to `total`; what rounding leaves goes to the largest."""
-    sums = sum(amounts) or 1.0
-    shares = [int(total * (amount / sums)) for amount in amounts]
-    largest = max(range(len(shares)), key=shares.__getitem__)
-    shares[largest] += total - sum(shares)
-    return shares
+@compiled("UniTuple(float64,3)(float64[:,::1],int64,int64,float64,boolean)")
+def _traded(rows: Curve, first: int, last: int, amount: float, exact_out: bool) -> tuple[float, float, float]:
+    """(other side, level, gas) after `amount` of the fixed side, which may be 0; level < 0 when it is too much."""
+    column = Y if exact_out else X
+    if first == last or rows[last, column] < amount:
+        return 0.0, -1.0, 0.0
+    low, high = first, last - 1  # rows[low, column] < amount, or it is the first
+    while low < high:
+        middle = (low + high + 1) // 2
+        if rows[middle, column] < amount:
+            low = middle
+        else:
+            high = middle - 1
+    start, end, width = rows[low, LOW], rows[low, HIGH], rows[low + 1, column] - rows[low, column]
+    into = amount - rows[low, column]
+    if width <= 0.0:
+        return rows[low, X if exact_out else Y], start, rows[low, GAS]
+    if exact_out:
+        level = 1.0 / (1.0 / start - into * (1.0 / start - 1.0 / end) / width)
+        return rows[low, X] + into * start * level, level, rows[low, GAS]
+    level = start + into * (end - start) / width
+    return rows[low, Y] + into / (start * level), level, rows[low, GAS]
+
+
+@compiled("UniTuple(float64,2)(float64[:,::1],int64[::1],int64[::1],int64,float64,boolean,float64,float64[::1])")
+def _filled(
+    rows: Curve, starts: Ints, chosen: Ints, count: int, total: float, exact_out: bool, cost: float, shares: Curve
+) -> tuple[float, float]:
+    """(value, level) of `total` spread over the chosen paths; `shares` are written, in their order.
+
+    The value is what is not fixed, gas taken off: less than nothing for a purchase. Level < 0 when they cannot.
+    """
+    low, high, most = np.inf, 0.0, 0.0
+    for k in range(count):
+        first, last = starts[chosen[k]], starts[chosen[k] + 1] - 1
+        if first < last:
+            low, high = min(low, rows[first, LOW]), max(high, rows[last, LOW])
+            most += rows[last, Y if exact_out else X]
+    if most < total or not low < high:
+        return -np.inf, -1.0
+    level = low
+    for _ in range(_ROUNDS):
+        amount = growth = 0.0
+        for k in range(count):
+            one = chosen[k]
+            put, _, _, grows = _at_level(rows, starts[one], starts[one + 1] - 1, level, exact_out)
+            amount += put
+            growth += grows
+        if abs(amount - total) <= _EXACT * total:
+            low = high = level
+            break
+        if amount < total:
+            low = level
+        else:
+            high = level
+        if exact_out:
+            slack = (1.0 / level - (total - amount) / growth) if growth > 0.0 else 0.0
+            level = 1.0 / slack if slack > 0.0 else -1.0
+        else:
+            level = level + (total - amount) / growth if growth > 0.0 else -1.0
+        if not low < level < high:
+            level = (low + high) / 2
+            if not low < level < high:
+                break
+    # A curve may be level over a stretch, or all of it within the rounding of a level: what is missing lies in between.
+    below = above = 0.0
+    for k in range(count):
+        one = chosen[k]
+        shares[k] = _at_level(rows, starts[one], starts[one + 1] - 1, low, exact_out)[0]
+        below += shares[k]
+        above += _at_level(rows, starts[one], starts[one + 1] - 1, high, exact_out)[0]
+    part = (total - below) / (above - below) if above > below else 0.0
+    other = gas = 0.0
+    for k in range(count):
+        one = chosen[k]
+        first, last = starts[one], starts[one + 1] - 1
+        shares[k] += part * (_at_level(rows, first, last, high, exact_out)[0] - shares[k])
+        if shares[k] < 0.5:
+            shares[k] = 0.0
+            continue
+        shares[k] = min(shares[k], rows[last, Y if exact_out else X])
+        got, _, burnt = _traded(rows, first, last, shares[k], exact_out)
+        other += got
+        gas += burnt
+    return (-other if exact_out else other) - cost * gas, high
+
+
+@compiled("float64(float64[:,::1],int64,int64,float64,float64,boolean,float64)")
+def _surplus(rows: Curve, first: int, last: int, level: float, total: float, exact_out: bool, cost: float) -> float:
+    """What a path brings over the price at `level`, trading until it gets there or to `total`, less its gas."""
+    fixed, other, gas, _ = _at_level(rows, first, last, level, exact_out)
+    if fixed <= 0.0:
+        return 0.0
+    if fixed > total:
+        fixed = total
+        other, _, gas = _traded(rows, first, last, total, exact_out)
+    at_margin = fixed * level * level if exact_out else fixed / (level * level)
+    return (at_margin - other if exact_out else other - at_margin) - cost * gas
+
+
+@compiled("void(float64[::1],uint64[::1],int64[::1],int64,uint64[::1])")
+def _heaviest(weights: Curve, clashes: NDArray[np.uint64], order: Ints, count: int, found: NDArray[np.uint64]) -> None:
+    """Write to found[0] the set of the greatest weight in which nobody clashes; `order` is by falling weight.
+
+    found[1] are those that may not be in it. By depth first, for a bounded number of steps.
+    """
+    one = np.uint64(1)
+    taken, barred = np.zeros(count + 1, np.uint64), np.zeros(count + 1, np.uint64)
+    weight, rest = np.zeros(count + 1), np.zeros(count + 1)
+    for k in range(count - 1, -1, -1):
+        rest[k] = rest[k + 1] + weights[order[k]]
+    path = np.zeros(count + 1, np.int64)  # 0: to be taken, 1: to be left out, 2: done
+    barred[0] = found[1]
+    best, depth, visits = 0.0, 0, 0
+    found[0] = np.uint64(0)
+    while depth >= 0 and visits < _VISITS:
+        visits += 1
+        if weight[depth] > best:
+            best = weight[depth]
+            found[0] = taken[depth]
+        if depth == count or weight[depth] + rest[depth] <= best or path[depth] == 2:
+            path[depth] = 0
+            depth -= 1
+            continue
+        which = order[depth]
+        bit = one << np.uint64(which)
+        step = path[depth]
+        path[depth] += 1
+        if step == 0:
+            if barred[depth] & bit:
+                continue
+            taken[depth + 1], barred[depth + 1] = taken[depth] | bit, barred[depth] | clashes[which]
+            weight[depth + 1] = weight[depth] + weights[which]
+        else:
+            taken[depth + 1], barred[depth + 1], weight[depth + 1] = taken[depth], barred[depth], weight[depth]
+        depth += 1
+        path[depth] = 0
+
+
+@compiled("void(float64[::1],float64[:,::1],float64[::1],float64,float64,int64[::1],int64,float64[::1])")
+def _keep(
+    values: Curve, shares: Curve, levels: Curve, value: float, level: float, chosen: Ints, count: int, written: Curve
+) -> None:
+    """Put a split in its place among the best."""
+    place = 0
+    while place < len(values) and values[place] >= value:
+        place += 1
+    if place == len(values):
+        return
+    for k in range(len(values) - 1, place, -1):
+        values[k], levels[k] = values[k - 1], levels[k - 1]
+        shares[k] = shares[k - 1]
+    values[place], levels[place] = value, level
+    shares[place] = 0.0
+    for k in range(count):
+        shares[place, chosen[k]] = written[k]
+
+
+@compiled(
+    "void(float64[:,::1],int64[::1],int64[::1],int64,float64,boolean,float64,int64,"
+    "float64[::1],float64[:,::1],float64[::1])"
+)
+def _settled(
+    rows: Curve, starts: Ints, chosen: Ints, count: int, total: float, exact_out: bool, cost: float, most: int,
+    values: Curve, shares: Curve, levels: Curve,
+) -> None:  # fmt: skip
+    """Keep the best splits over the chosen paths or fewer.
+
+    Again and again one is left out that hardly earns its gas, or, of more than `most`, the least.
+    """
+    written, spare, trial = np.empty(count), np.empty(count), np.empty(count, np.int64)
+    value, level = _filled(rows, starts, chosen, count, total, exact_out, cost, written)
+    while level > 0.0:
+        used = least = 0
+        for k in range(count):
+            if written[k] > 0.0:
+                chosen[used], written[used] = chosen[k], written[k]
+                least = used if written[used] < written[least] else least
+                used += 1
+        count = used
+        if count <= most:
+            _keep(values, shares, levels, value, level, chosen, count, written)
+        without, best = -1, -np.inf
+        for k in range(count if count > 1 else 0):
+            first, last = starts[chosen[k]], starts[chosen[k] + 1] - 1
+            gas = _traded(rows, first, last, written[k], exact_out)[2]
+            if _surplus(rows, first, last, level, total, exact_out, 0.0) < 2.0 * cost * gas:
+                trial[:k], trial[k : count - 1] = chosen[:k], chosen[k + 1 : count]
+                tried = _filled(rows, starts, trial, count - 1, total, exact_out, cost, spare)[0]
+                if tried > best:
+                    without, best = k, tried
+        if without < 0 and count > most:
+            without = least
+        if without < 0:
+            break
+        for k in range(without, count - 1):
+            chosen[k] = chosen[k + 1]
+        count -= 1
+        value, level = _filled(rows, starts, chosen, count, total, exact_out, cost, written)
+
+
+@compiled(
+    "int64(float64[:,::1],int64[::1],boolean[::1],float64,boolean,float64,int64[::1],"
+    "float64[::1],float64[:,::1],float64[::1])"
+)
+def _helpful(
+    rows: Curve, starts: Ints, allowed: Flags, total: float, exact_out: bool, cost: float, found: Ints,
+    values: Curve, shares: Curve, levels: Curve,
+) -> int:  # fmt: skip
+    """How many paths can take part; they are written to `found`, the best price first.
+
+    The best that trades all of it alone is kept as a split; what starts where it ends can take nothing off it.
+    """
+    price = np.zeros(len(starts) - 1)
+    single, best, end = -1, -np.inf, np.inf
+    size = max(total / _LENS, 1.0)
+    for i in range(len(price)):
+        first, last = starts[i], starts[i + 1] - 1
+        if not allowed[i] or first == last:
+            continue
+        other, level, gas = _traded(rows, first, last, total, exact_out)
+        if level > 0.0:
+            value = (-other if exact_out else other) - cost * gas
+            if value > best:
+                single, best, end = i, value, level
+        other, level, _ = _traded(rows, first, last, size, exact_out)
+        if level > 0.0 and other > 0.0:
+            price[i] = size / other if exact_out else other / size
+        else:
+            price[i] = 1e-9 / rows[first, LOW]  # behind all that can
+    if single >= 0:
+        values[0], shares[0, single], levels[0] = best, total, end
+    count = 0
+    for i in np.argsort(-price):
+        if count < len(found) and price[i] > 0.0 and (i == single or rows[starts[i], LOW] < end):
+            found[count] = i
+            count += 1
+    return count
+
+
+@compiled("boolean(float64[:,::1],int64[::1],boolean[::1],float64,boolean,float64,float64,float64,float64)")
+def _enough(
+    rows: Curve, starts: Ints, allowed: Flags, total: float, exact_out: bool, cost: float,
+    reach: float, best: float, level: float,
+) -> bool:  # fmt: skip
+    """Whether nothing beyond the ends of the curves, which are looked at up to `reach`, can be better than `best`."""
+    for i in range(len(starts) - 1):
+        first, last = starts[i], starts[i + 1] - 1
+        if not allowed[i] or first == last:
+            continue
+        if level <= 0.0 or level > rows[first, LOW] * reach:
+            return False
+        rest, end = total - rows[last, Y if exact_out else X], rows[last, LOW]
+        if rest > 0.0:  # alone it might save the gas of the others
+            value = -rows[last, X] - rest * end * end if exact_out else rows[last, Y] + rest / (end * end)
+            if value - cost * rows[last - 1, GAS] > best:
+                return False
+    return True
+
+
+@compiled(
+    "Tuple((float64[::1],float64[:,::1],boolean))"
+    "(float64[:,::1],int64[::1],boolean[:,::1],boolean[::1],float64,boolean,float64,int64,float64)"
+)
+def offers(
+    rows: Curve,
+    starts: Ints,
+    clash: Flags,
+    allowed: Flags,
+    total: float,
+    exact_out: bool,
+    cost: float,
+    max_paths: int,
+    reach: float,
+) -> tuple[Curve, Curve, bool]:
+    """The best splits of `total` over the allowed paths: their values, best first, and shares by path.
+
+    `clash` says which paths share a pool, `cost` what gas costs in the token that is not fixed. A value of minus
+    infinity is no split. The flag says whether curves up to a level risen by the factor `reach` were long enough.
+    """
+    values, shares, levels = np.full(OFFERS, -np.inf), np.zeros((OFFERS, len(starts) - 1)), np.zeros(OFFERS)
+    helpful = np.empty(_RIVALS, np.int64)
+    count = _helpful(rows, starts, allowed, total, exact_out, cost, helpful, values, shares, levels)
+    one, none = np.uint64(1), np.uint64(0)
+    clashes = np.zeros(count, np.uint64)
+    for a in range(count):
+        for b in range(count):
+            if clash[helpful[a], helpful[b]]:
+                clashes[a] |= one << np.uint64(b)
+    waiting, tried, found = np.zeros(2 * _SETS, np.uint64), np.zeros(_SETS, np.uint64), np.zeros(2, np.uint64)
+    chosen, weights = np.empty(count, np.int64), np.zeros(count)
+    barred = none
+    for a in range(count):  # the best prices first
+        if not barred >> np.uint64(a) & one:
+            waiting[0] |= one << np.uint64(a)
+            barred |= clashes[a]
+    best, at, end, settled = -np.inf, 0, 1 if count > 1 else 0, 0
+    while at < end and settled < _SETS:
+        now = waiting[at]
+        at += 1
+        if np.any(tried[:settled] == now):
+            continue
+        tried[settled] = now
+        settled += 1
+        size = 0
+        for a in range(count):
+            if now >> np.uint64(a) & one:
+                chosen[size] = helpful[a]
+                size += 1
+        _settled(rows, starts, chosen, size, total, exact_out, cost, max_paths, values, shares, levels)
+        if values[0] > best:
+            best, level = values[0], levels[0]
+            for a in range(count):
+                i = helpful[a]
+                weights[a] = _surplus(rows, starts[i], starts[i + 1] - 1, level, total, exact_out, cost)
+            order = np.argsort(-weights)
+            positive = int(np.count_nonzero(weights > 0.0))
+            found[1] = none
+            _heaviest(weights, clashes, order, positive, found)
+            heavy = waiting[0] = found[0]
+            at, end = 0, 1
+            for a in order[:positive]:  # the best sets that hold one who is not in it
+                bit = one << np.uint64(a)
+                if not heavy & bit and end < _SETS // 2:
+                    found[1] = clashes[a] | bit
+                    _heaviest(weights, clashes, order, positive, found)
+                    waiting[end] = found[0] | bit
+                    end += 1
+    return values, shares, _enough(rows, starts, allowed, total, exact_out, cost, reach, values[0], levels[0])
+
+
+@compiled("int64(float64[:,::1],int64[::1],float64)")
+def deepest(rows: Curve, starts: Ints, rise: float) -> int:
+    """The path that takes most before its level has risen by the factor `rise`; -1 when there is none."""
+    best, place = 0.0, -1
+    for i in range(len(starts) - 1):
+        first, last = starts[i], starts[i + 1] - 1
+        if first < last:
+            depth = _at_level(rows, first, last, rows[first, LOW] * rise, False)[0]  # noqa: FBT003 - a sale
+            if place < 0 or depth > best:
+                best, place = depth, i
+    return place

@@ -11,6 +11,7 @@ from keeper.errors import BadData
 from keeper.model import Address, Head, Hop, Log, Read, address
 from keeper.ports import Client
 from keeper.program import Amount, Call, Callback, Patch, Source, Step, Transfer, encode
+from keeper.venues.curve import NOTHING, Curve, straight
 from keeper.venues.mirror import ILLIQUID, PoolInfo, PoolMirror, read_many
 
 BPS = 10_000
@@ -19,6 +20,7 @@ _RESERVE_LIMIT = (1 << 112) - 1  # the pair keeps its reserves as uint112 and re
 
 # Measured on the published bytecode through the executor: a swap with both transfers, its amount worked out there.
 GAS_SWAP = 102_000
+_FAR = 2.0**60  # the rise of the level that takes all but nothing of a reserve
 
 
 class V2Pool:
@@ -69,15 +71,15 @@ class V2Pool:
         amount_in = into * amount_out * BPS // ((out_of - amount_out) * self._kept) + 1
         return None if amount_in > _RESERVE_LIMIT - into else amount_in
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
-        """(output, level afterwards, its slope)."""
-        out = self.quote_in(zero_for_one, amount_in) if amount_in else 0
-        return None if out is None else (out, *self._level(zero_for_one, amount_in))
-
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
-        """(input, level afterwards, its slope)."""
-        paid = self.quote_out(zero_for_one, amount_out) if amount_out else 0
-        return None if paid is None else (paid, *self._level(zero_for_one, paid))
+    def curve(self, zero_for_one: bool, reach: float) -> Curve:
+        """One piece, however far."""
+        into, out_of = self._sides(zero_for_one)
+        if not into or not out_of:
+            return NOTHING
+        share = self._kept / BPS
+        root = sqrt(share * into * out_of)
+        low = into / root
+        return straight(low, low * _FAR, into * (_FAR - 1) / share, GAS_SWAP)
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
         """(output, the pair afterwards)."""
@@ -94,22 +96,12 @@ class V2Pool:
         into, out_of = self._sides(zero_for_one)
         return out_of, into
 
-    def depth(self, zero_for_one: bool) -> int:
-        """Input that moves the price by about 2 %."""
-        return self._sides(zero_for_one)[0] // 99
-
     def gas(self, zero_for_one: bool, amount_in: int) -> int:
         """Expected gas of a trade here."""
         return GAS_SWAP
 
     def _sides(self, zero_for_one: bool) -> tuple[int, int]:
         return (self.reserve0, self.reserve1) if zero_for_one else (self.reserve1, self.reserve0)
-
-    def _level(self, zero_for_one: bool, amount_in: int) -> tuple[float, float]:
-        into, out_of = self._sides(zero_for_one)
-        share = self._kept / BPS
-        root = sqrt(share * into * out_of)
-        return (into + share * amount_in) / root, share / root
 
     def _after(self, zero_for_one: bool, paid: int, out: int) -> Self:
         if zero_for_one:

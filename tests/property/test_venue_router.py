@@ -14,6 +14,7 @@ import pytest
 
 from keeper.model import Address, Route
 from keeper.venues.chains import Chain, Graph, key_of
+from keeper.venues.curve import HIGH, LOW, X
 from keeper.venues.pool import Pool
 from keeper.venues.router import Router
 from keeper.venues.uniswap_v2 import V2Pool
@@ -74,6 +75,15 @@ def draw_pools(rng: random.Random, direct: int, around: int) -> list[Pool]:
                 scale = size * 10 ** rng.uniform(-1, 0.5)
                 pools.append(draw(rng, 1000 + len(pools), a, TOKENS[j], values[i] - values[j], scale))
     return pools
+
+
+def depth(pool: Pool, zero_for_one: bool) -> int:
+    """Input that moves the price by about 2 %, or all that the pool takes."""
+    curve = pool.curve(zero_for_one, 1.01)
+    first = curve[0]
+    if len(curve) > 1 and first[HIGH] >= first[LOW] * 1.01:  # one piece goes further
+        return int((first[LOW] * 0.01) / (first[HIGH] - first[LOW]) * curve[1, X])
+    return int(curve[-1, X])
 
 
 def disjoint_sets(chains: Sequence[Chain], taken: frozenset[Address] = frozenset()) -> list[list[Chain]]:
@@ -147,8 +157,9 @@ def run_against_brute_force(cases: int, parts: int) -> None:
     for _ in range(cases):
         pools = draw_pools(rng, rng.randint(1, 4), rng.randint(0, 2))
         token_in, token_out = rng.sample(TOKENS[:2], 2)
-        depth = max(pool.depth(pool.token0 == token_in) for pool in pools if token_in in (pool.token0, pool.token1))
-        amount = int(depth * 10 ** rng.uniform(-3, 1.3)) + 1_000
+        around = [pool for pool in pools if token_in in (pool.token0, pool.token1)]
+        most = max(depth(pool, pool.token0 == token_in) for pool in around)
+        amount = int(most * 10 ** rng.uniform(-3, 1.3)) + 1_000
         router = Router([Fixed(pools)], TOKENS[2:], max_paths=12)
         exact_out = rng.random() < 0.5
         chains = list(Graph(pools, TOKENS[2:]).chains({key_of(p): p for p in pools}, token_in, token_out))
@@ -230,8 +241,8 @@ def test_a_path_must_earn_its_gas() -> None:
     for _ in range(25):
         pools = draw_pools(rng, 3, 1)
         token_in, token_out = TOKENS[0], TOKENS[1]
-        depth = max(pool.depth(pool.token0 == token_in) for pool in pools if token_in == pool.token0)
-        amount = int(depth * 10 ** rng.uniform(-2, 0.7)) + 10**6
+        most = max(depth(pool, True) for pool in pools if token_in == pool.token0)
+        amount = int(most * 10 ** rng.uniform(-2, 0.7)) + 10**6
         free = Router([Fixed(pools)], TOKENS[2:], native=token_out)
         route = free.sell(token_in, token_out, amount)
         if route is None:
@@ -258,9 +269,9 @@ def test_larger_trades_and_there_and_back() -> None:
     for _ in range(40):
         pools = draw_pools(rng, 3, 2)
         router = Router([Fixed(pools)], TOKENS[2:])
-        depth = max(pool.depth(True) for pool in pools if pool.token0 == TOKENS[0])
+        most = max(depth(pool, True) for pool in pools if pool.token0 == TOKENS[0])
         last = 0
-        for size in sorted(int(depth * 10 ** rng.uniform(-4, 0.5)) + 10**6 for _ in range(8)):
+        for size in sorted(int(most * 10 ** rng.uniform(-4, 0.5)) + 10**6 for _ in range(8)):
             route = router.sell(TOKENS[0], TOKENS[1], size)
             if route is None:
                 break
@@ -279,7 +290,7 @@ def test_after_a_route_the_pools_are_where_it_left_them() -> None:
     for _ in range(40):
         pools = draw_pools(rng, 4, 0)  # over one hop: two routes may pair the pools of longer paths in two ways
         router = Router([Fixed(pools)], TOKENS[2:])
-        size = max(pool.depth(True) for pool in pools if pool.token0 == TOKENS[0]) // 3 + 10**6
+        size = max(depth(pool, True) for pool in pools if pool.token0 == TOKENS[0]) // 3 + 10**6
         whole, first = router.sell(TOKENS[0], TOKENS[1], 2 * size), router.sell(TOKENS[0], TOKENS[1], size)
         if whole is None or first is None:
             continue

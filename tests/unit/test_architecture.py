@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = {"model", "errors", "maths", "ports", "program", "abi", "rewind"}
+CORE = {"model", "errors", "maths", "ports", "program", "abi", "rewind", "compiled"}
 ADAPTERS = {"protocols", "venues", "chain", "execution", "journal", "ops"}
 ALLOWED = {
     "errors": set(),
@@ -18,6 +18,7 @@ ALLOWED = {
     "maths": {"model", "errors"},
     "program": {"model", "errors"},
     "abi": {"model", "errors"},
+    "compiled": set(),
     "rewind": {"model", "errors"},
     "ports": {"model", "errors", "program", "maths"},
     "strategy": {"model", "errors", "maths", "ports", "program"},

@@ -5,12 +5,14 @@ One state holds all tokens of a pool; what the router trades in is a pair of the
 
 from __future__ import annotations
 
-from math import sqrt
 from typing import Self
+
+import numpy as np
 
 from keeper.errors import BadData
 from keeper.model import Address
 from keeper.venues.balancer_v2.fixed_point import ONE, div_down, div_up, mul_down, mul_up, power_up
+from keeper.venues.curve import NOTHING, Curve, through
 
 _MOST = (1 << 112) - 1  # the Vault keeps balances as uint112
 _MOST_RATIO = 3 * 10**17  # of a balance that one trade may bring or take: WeightedMath's _MAX_IN_RATIO, _MAX_OUT_RATIO
@@ -18,6 +20,7 @@ _DECIMALS = 18
 
 # Measured on the published bytecode through the executor: approval, swap and both transfers.
 GAS_SWAP = 85_000
+_PIECES = 24
 
 
 class WeightedState:
@@ -165,15 +168,20 @@ class WeightedPool:
         paid = div_up(paid, ONE - state.fee)
         return paid if paid <= _MOST - state.balances[into] else None
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
-        """(output, level afterwards, its slope)."""
-        out = self.quote_in(zero_for_one, amount_in) if amount_in else self._nothing()
-        return None if out is None else (out, *self._level(zero_for_one, amount_in))
+    def curve(self, zero_for_one: bool, reach: float) -> Curve:
+        """Pieces between points of the curve, up to the most that one trade may bring or take.
 
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
-        """(input, level afterwards, its slope)."""
-        paid = self.quote_out(zero_for_one, amount_out) if amount_out else self._nothing()
-        return None if paid is None else (paid, *self._level(zero_for_one, paid))
+        With r the weights' ratio in/out, the level is √((in + kept)^(r+1) / (in^r · out · r · share)).
+        """
+        state, (into, out_of) = self.state, self._way(zero_for_one)
+        held, other = float(state.balances[into]), float(state.balances[out_of])
+        if not held or not other:
+            return NOTHING
+        share, ratio = 1 - state.fee / ONE, state.weights[into] / state.weights[out_of]
+        most = _MOST_RATIO / ONE
+        grown = 1 + np.linspace(0.0, min(most, (1 - most) ** (-1 / ratio) - 1), _PIECES + 1) ** 2 / most
+        levels = np.sqrt(grown ** (ratio + 1) * held / (other * ratio * share))
+        return through((grown - 1) * held / share, other * (1 - grown**-ratio), levels, GAS_SWAP)
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, WeightedPool] | None:
         """(output, the pool afterwards)."""
@@ -189,11 +197,6 @@ class WeightedPool:
         """Marginal price before fees as (out, in)."""
         state, (into, out_of) = self.state, self._way(zero_for_one)
         return state.balances[out_of] * state.weights[into], state.balances[into] * state.weights[out_of]
-
-    def depth(self, zero_for_one: bool) -> int:
-        """Input that moves the price by about 2 %."""
-        weights, (into, out_of) = self.state.weights, self._way(zero_for_one)
-        return self.state.balances[into] * weights[out_of] // (50 * (weights[into] + weights[out_of]))
 
     def gas(self, zero_for_one: bool, amount_in: int) -> int:
         """Expected gas of a trade here."""
@@ -211,19 +214,6 @@ class WeightedPool:
 
     def _balance(self, place: int) -> int:
         return self._scaled(place, self.state.balances[place])
-
-    def _nothing(self) -> int | None:
-        first, second = self._places
-        return 0 if self.state.balances[first] and self.state.balances[second] else None
-
-    def _level(self, zero_for_one: bool, amount_in: int) -> tuple[float, float]:
-        """With r the weights' ratio in/out, the level is √((in + kept)^(r+1) / (in^r · out · r · share))."""
-        state, (into, out_of) = self.state, self._way(zero_for_one)
-        share, ratio = 1 - state.fee / ONE, state.weights[into] / state.weights[out_of]
-        before = float(state.balances[into])
-        after = before + share * amount_in
-        level = sqrt((after / before) ** (ratio + 1) * before / (state.balances[out_of] * ratio * share))
-        return level, level * (ratio + 1) / 2 / after * share
 
     def _after(self, zero_for_one: bool, paid: int, out: int) -> WeightedPool:
         into, out_of = self._way(zero_for_one)

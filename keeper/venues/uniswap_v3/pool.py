@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from math import sqrt
-from operator import neg
 from typing import NamedTuple, Self
 
+import numpy as np
+
 from keeper.model import Address
+from keeper.venues.curve import NOTHING, Curve, through
 from keeper.venues.uniswap_v3.swap_math import FEE_UNIT, full_step, partial_in, partial_out
 from keeper.venues.uniswap_v3.tick_math import tick_at_sqrt_ratio
 from keeper.venues.uniswap_v3.ticks import HIGHEST_PRICE, LOWEST_PRICE, Ladder, TickMap
@@ -39,6 +40,7 @@ class V3Pool:
     """
 
     __slots__ = (
+        "_curves",
         "_level",
         "_starts",
         "address",
@@ -65,6 +67,7 @@ class V3Pool:
         self.tick = tick
         self.liquidity = ticks.liquidity_at(tick)
         self._level = 1 / sqrt(1 - ticks.fee / FEE_UNIT)
+        self._curves: list[tuple[float, Curve] | None] = [None, None]  # with how far they reach
         self._starts: list[_Start | bool | None] = [False, False]  # False: not worked out yet
 
     @property
@@ -94,13 +97,12 @@ class V3Pool:
         walked = self._walk(zero_for_one, amount_out, _OUT)
         return None if walked is None else walked[0]
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
-        """(output, level afterwards, its slope)."""
-        return self._probe(zero_for_one, amount_in, _IN)
-
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
-        """(input, level afterwards, its slope)."""
-        return self._probe(zero_for_one, amount_out, _OUT)
+    def curve(self, zero_for_one: bool, reach: float) -> Curve:
+        """One piece for each step between two boundaries."""
+        known = self._curves[zero_for_one]
+        if known is None or known[0] < reach:
+            known = self._curves[zero_for_one] = (reach, self._make_curve(zero_for_one, reach))
+        return known[1]
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
         """(output, the pool afterwards)."""
@@ -114,24 +116,6 @@ class V3Pool:
         """Marginal price before fees as (out, in)."""
         square = self.sqrt_price * self.sqrt_price
         return (square, 1 << 192) if zero_for_one else (1 << 192, square)
-
-    def depth(self, zero_for_one: bool) -> int:
-        """Input that moves the price by about 2 % (the sqrt price by 1 %), or all that it takes when that is less."""
-        start = self._start(zero_for_one)
-        if start is None:
-            return 0
-        target = self.sqrt_price * 99 // 100 if zero_for_one else self.sqrt_price * 100 // 99
-        ladder = start.ladder
-        reached = ladder.grow_to(target)
-        first = start.first + ladder.origin
-        if not reached:
-            return ladder.sums[_IN][-1] - start.base[_IN]
-        key = neg if zero_for_one else None
-        index = bisect_left(ladder.price, -target if zero_for_one else target, first, key=key)
-        if index == first:
-            return full_step(self.sqrt_price, target, self.liquidity, self.fee)[_IN]
-        rest = full_step(ladder.price[index - 1], target, ladder.liquidity[index], self.fee)[_IN]
-        return ladder.sums[_IN][index - 1] - start.base[_IN] + rest
 
     def gas(self, zero_for_one: bool, amount_in: int) -> int:
         """Expected gas of selling `amount_in` here: the swap, the initialised ticks it crosses, the words it passes."""
@@ -206,24 +190,25 @@ class V3Pool:
             tick = self.tick if price == self.sqrt_price else tick_at_sqrt_ratio(price)
         return other, self.at(price, tick)
 
-    def _probe(self, zero_for_one: bool, amount: int, side: int) -> tuple[int, float, float] | None:
-        """Going either way, the level is a line in the amount with slope √(1 − fee) / liquidity inside one range."""
-        ladder = self.ticks.ladder(zero_for_one)
-        price, other, liquidity = self.sqrt_price, 0, self.liquidity
-        if amount:
-            walked = self._walk(zero_for_one, amount, side)
-            if walked is None:
-                return None
-            other, price, reached = walked
-            if reached >= 0:
-                at_boundary = price == ladder.price[reached]
-                liquidity = ladder.liquidity[reached if at_boundary else reached + 1]
-        else:
-            start = self._start(zero_for_one)
-            if start is None:
-                return None
-            if not liquidity:
-                index = ladder.liquid(start.first + ladder.origin)
-                price, liquidity = ladder.price[index - 1], ladder.liquidity[index]
-        slope = 1 / (self._level * liquidity) if liquidity else 0.0
-        return other, (_Q96 / price if zero_for_one else price / _Q96) * self._level, slope
+    def _make_curve(self, zero_for_one: bool, reach: float) -> Curve:
+        """Inside one range the level rises with what is paid by √(1 − fee) / liquidity a unit."""
+        start = self._start(zero_for_one)
+        if start is None:
+            return NOTHING
+        ladder, first = start.ladder, start.first + start.ladder.origin
+        target = int(self.sqrt_price / reach) if zero_for_one else int(self.sqrt_price * reach)
+        ladder.grow_to(min(max(target, LOWEST_PRICE), HIGHEST_PRICE))
+        first = start.first + ladder.origin
+        prices, paid, out, initialised = ladder.floats()
+        here = float(self.sqrt_price)
+        ahead = prices[first:] > here / reach if zero_for_one else prices[first:] < here * reach
+        count = min(int(np.count_nonzero(ahead)) + 1, len(ahead))
+        points = np.empty((4, count + 1))
+        points[:, 0] = here, 0.0, 0.0, 0.0
+        points[0, 1:] = prices[first : first + count]
+        points[1, 1:] = paid[first : first + count] - float(start.base[_IN])
+        points[2, 1:] = out[first : first + count] - float(start.base[_OUT])
+        np.cumsum(initialised[first : first + count], out=points[3, 1:])
+        levels = (_Q96 / points[0] if zero_for_one else points[0] / _Q96) * self._level
+        gas = GAS_SWAP + GAS_TICK * points[3] + GAS_WORD * (np.arange(count + 1) - points[3])
+        return through(points[1], points[2], levels, gas)

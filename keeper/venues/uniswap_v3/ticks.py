@@ -12,6 +12,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from keeper.errors import BadData
 from keeper.venues.uniswap_v3.swap_math import full_step
 from keeper.venues.uniswap_v3.tick_math import (
@@ -24,6 +27,7 @@ from keeper.venues.uniswap_v3.tick_math import (
 )
 
 # The limits a swap "without limit" is given: one inside the extremes, as the contract demands.
+Floats = NDArray[np.float64]
 LOWEST_PRICE = MIN_SQRT_RATIO + 1
 HIGHEST_PRICE = MAX_SQRT_RATIO - 1
 
@@ -104,6 +108,7 @@ class Ladder:
     __slots__ = (
         "_down",
         "_end",
+        "_floats",
         "_grid",
         "_inits",
         "_map",
@@ -126,6 +131,7 @@ class Ladder:
         self.price: list[int] = []  # sqrt price at the boundary, or the swap limit where that comes first
         self.liquidity: list[int] = []  # during the step to the boundary
         self.sums: tuple[list[int], list[int]] = ([], [])  # in with fee, out; after the step
+        self._floats: tuple[tuple[int, int], tuple[Floats, Floats, Floats, Floats]] | None = None
         self.origin = 0  # how many boundaries were grown at the front
 
     def locate(self, tick: int) -> int | None:
@@ -163,6 +169,20 @@ class Ladder:
             if index == len(self.keys):
                 self._grow()
         return index
+
+    def floats(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """By boundary, in floats: its price, the sums of what is paid and given, and 1 where a tick is initialised."""
+        grown = (self.origin, len(self.keys))
+        if self._floats is None or self._floats[0] != grown:
+            inits = self._map.gross_net
+            made = (
+                np.array(self.price, np.float64),
+                np.array(self.sums[0], np.float64),
+                np.array(self.sums[1], np.float64),
+                np.array([self._tick(key) in inits for key in self.keys], np.float64),
+            )
+            self._floats = (grown, made)
+        return self._floats[1]
 
     def tick_after(self, index: int) -> int:
         """The pool's tick once boundary `index` has been reached exactly."""

@@ -12,6 +12,7 @@ from typing import Self
 
 from keeper.errors import BadData
 from keeper.model import ZERO_ADDRESS, Address
+from keeper.venues.curve import GAS, Curve
 from keeper.venues.uniswap_v3.pool import GAS_SWAP as V3_GAS_SWAP
 from keeper.venues.uniswap_v3.pool import V3Pool
 from keeper.venues.uniswap_v3.swap_math import FEE_UNIT
@@ -141,17 +142,12 @@ class V4Pool:
         side, way = self._side(zero_for_one)
         return _fits(amount_out, side.quote_out(way, amount_out))
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
-        """(output, level afterwards, its slope)."""
+    def curve(self, zero_for_one: bool, reach: float) -> Curve:
+        """One piece for each step between two boundaries."""
         side, way = self._side(zero_for_one)
-        probed = side.probe_in(way, amount_in)
-        return None if probed is None or _fits(amount_in, probed[0]) is None else probed
-
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
-        """(input, level afterwards, its slope)."""
-        side, way = self._side(zero_for_one)
-        probed = side.probe_out(way, amount_out)
-        return None if probed is None or _fits(amount_out, probed[0]) is None else probed
+        curve = side.curve(way, reach).copy()
+        curve[:, GAS] += GAS_SWAP - V3_GAS_SWAP + (GAS_NATIVE if self.native else 0)
+        return curve
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
         """(output, the pool afterwards)."""
@@ -167,11 +163,6 @@ class V4Pool:
         """Marginal price before fees as (out, in)."""
         side, way = self._side(zero_for_one)
         return side.spot(way)
-
-    def depth(self, zero_for_one: bool) -> int:
-        """Input that moves the price by about 2 %, or all that it takes when that is less."""
-        side, way = self._side(zero_for_one)
-        return side.depth(way)
 
     def gas(self, zero_for_one: bool, amount_in: int) -> int:
         """Expected gas of selling `amount_in` here, with what the ticks on the way take."""

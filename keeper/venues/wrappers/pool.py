@@ -7,6 +7,7 @@ from math import sqrt
 from typing import NamedTuple, Self
 
 from keeper.model import Address
+from keeper.venues.curve import NOTHING, Curve, straight
 
 # The level of a fixed rate does not rise, but the search for the best split wants to tell amounts apart.
 _RISE = 1e-6  # of the level, over all that can be converted
@@ -85,7 +86,7 @@ class RatePool(ABC):
     def quote_in(self, zero_for_one: bool, amount_in: int) -> int | None:
         """Output for exactly `amount_in`; None beyond what can be converted."""
         out = self._unwraps(zero_for_one)
-        if not 0 < amount_in <= (self.limits.redeem if out else self.limits.deposit):
+        if not 0 < amount_in <= self._most(zero_for_one):
             return None
         return self.redeemed(amount_in) if out else self.deposited(amount_in)
 
@@ -96,15 +97,13 @@ class RatePool(ABC):
             return None
         return self.redeeming(amount_out) if out else self.depositing(amount_out)
 
-    def probe_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, float, float] | None:
-        """(output, level afterwards, its slope)."""
-        out = self.quote_in(zero_for_one, amount_in) if amount_in else 0
-        return None if out is None else (out, *self._level(zero_for_one, amount_in))
-
-    def probe_out(self, zero_for_one: bool, amount_out: int) -> tuple[int, float, float] | None:
-        """(input, level afterwards, its slope)."""
-        paid = self.quote_out(zero_for_one, amount_out) if amount_out else 0
-        return None if paid is None else (paid, *self._level(zero_for_one, paid))
+    def curve(self, zero_for_one: bool, reach: float) -> Curve:
+        """One piece, all but level."""
+        (out, into), most = self.spot(zero_for_one), self._most(zero_for_one)
+        if not most or not out or not into:
+            return NOTHING
+        level = sqrt(into / out)
+        return straight(level, level * (1 + _RISE), float(most), self.gas(zero_for_one, most))
 
     def swap_in(self, zero_for_one: bool, amount_in: int) -> tuple[int, Self] | None:
         """(output, the conversion afterwards)."""
@@ -120,10 +119,6 @@ class RatePool(ABC):
         """The rate as (out, in)."""
         return (self.assets, self.shares) if self._unwraps(zero_for_one) else (self.shares, self.assets)
 
-    def depth(self, zero_for_one: bool) -> int:
-        """All that can be converted: the rate does not move."""
-        return self.limits.redeem if self._unwraps(zero_for_one) else self.limits.deposit
-
     def gas(self, zero_for_one: bool, amount_in: int) -> int:
         """Expected gas of the conversion."""
         return self.gas_out if self._unwraps(zero_for_one) else self.gas_in
@@ -131,10 +126,8 @@ class RatePool(ABC):
     def _unwraps(self, zero_for_one: bool) -> bool:
         return zero_for_one == (self.token0 == self.share)
 
-    def _level(self, zero_for_one: bool, amount_in: int) -> tuple[float, float]:
-        out, into = self.spot(zero_for_one)
-        level, most = sqrt(into / out), max(self.depth(zero_for_one), 1)
-        return level * (1 + _RISE * (amount_in / most)), level * _RISE / most
+    def _most(self, zero_for_one: bool) -> int:
+        return self.limits.redeem if self._unwraps(zero_for_one) else self.limits.deposit
 
     def _traded(self, zero_for_one: bool, paid: int, out: int) -> Self:
         return self.after(-out, -paid) if self._unwraps(zero_for_one) else self.after(paid, out)
