@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,10 +15,9 @@ from eth_abi.exceptions import DecodingError
 from eth_typing import ABIComponent, ABIEvent, ABIFunction
 from eth_utils.abi import collapse_if_tuple, event_abi_to_log_topic, function_abi_to_4byte_selector
 
+from keeper.abi_writing import Unsure, arguments
 from keeper.errors import BadData
 from keeper.model import Log
-
-_PLAIN = {"address": 160, "bool": 1} | {f"uint{bits}": bits for bits in range(8, 257, 8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,6 @@ class Function:
     selector: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-
-    @property
-    def plain(self) -> bool:
-        """Every argument is one word that `_word` knows how to write."""
-        return all(kind in _PLAIN for kind in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +62,10 @@ class Interface:
     def encode(self, name: str, *args: Any) -> bytes:
         """Calldata of a call to function `name`."""
         function = self.functions[name]
-        if function.plain and len(args) == len(function.inputs):
-            words = [_word(kind, value) for kind, value in zip(function.inputs, args, strict=True)]
-            if None not in words:
-                return function.selector + b"".join(cast(list[bytes], words))
+        writer = arguments(function.inputs)
+        if writer is not None:
+            with suppress(Unsure):
+                return function.selector + writer.write(args)
         return function.selector + encode(function.inputs, args)
 
     def decode(self, name: str, answer: bytes | None) -> tuple[Any, ...]:
@@ -109,20 +104,6 @@ def interface(name: str) -> Interface:
     """The interface described by ``contracts_abi/<name>.json`` (a standard ABI array)."""
     text = resources.files("contracts_abi").joinpath(f"{name}.json").read_text()
     return Interface(json.loads(text))
-
-
-def _word(kind: str, value: Any) -> bytes | None:
-    """One argument as eth_abi writes it, at a fraction of the time; None for what is left to eth_abi to judge."""
-    if kind == "address":
-        ours = type(value) is str and len(value) == 42 and value[:2] == "0x" and value.isalnum() and value.islower()
-        try:
-            return bytes(12) + bytes.fromhex(value[2:]) if ours else None
-        except ValueError:
-            return None
-    if kind == "bool":
-        return int(value).to_bytes(32, "big") if type(value) is bool else None
-    fits = type(value) is int and 0 <= value < 1 << _PLAIN[kind]
-    return value.to_bytes(32, "big") if fits else None
 
 
 def _types(inputs: Sequence[Any]) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
+from coincurve import PrivateKey
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from eth_utils.crypto import keccak
 
 from keeper.config.values import Secret
 from keeper.errors import ConfigError
@@ -80,11 +82,15 @@ class LocalSigner:
     def __init__(self, account: LocalAccount, chain_id: int) -> None:
         self._address = address(account.address)
 
-        def sign(fields: dict[str, Any]) -> tuple[bytes, Hash]:
-            done = account.sign_transaction(fields | {"type": 2, "chainId": chain_id, "value": 0})
-            return bytes(done.raw_transaction), Hash("0x" + bytes(done.hash).hex())
+        private = PrivateKey(bytes(account.key))
 
-        self._sign: Callable[[dict[str, Any]], tuple[bytes, Hash]] = sign
+        def sign(tx: Unsigned) -> tuple[bytes, Hash]:
+            found = private.sign_recoverable(keccak(unsigned_payload(tx, chain_id)), hasher=None)  # r, s, y parity
+            r, s = int.from_bytes(found[:32], "big"), int.from_bytes(found[32:64], "big")
+            raw = b"\x02" + rlp([*fields(tx, chain_id), found[64], r, s])
+            return raw, Hash("0x" + keccak(raw).hex())
+
+        self._sign: Callable[[Unsigned], tuple[bytes, Hash]] = sign
 
     @property
     def address(self) -> Address:
@@ -93,16 +99,7 @@ class LocalSigner:
 
     async def sign(self, tx: Unsigned) -> Signed:
         """Sign an EIP-1559 transaction."""
-        raw, tx_hash = self._sign(
-            {
-                "nonce": tx.nonce,
-                "to": b"" if tx.to is None else checksum(tx.to),
-                "data": tx.data,
-                "gas": tx.gas_limit,
-                "maxFeePerGas": tx.max_fee,
-                "maxPriorityFeePerGas": tx.tip,
-            }
-        )
+        raw, tx_hash = self._sign(tx)
         return Signed(tx.kind, tx.nonce, tx_hash, raw, tx.gas_limit, tx.max_fee, tx.tip)
 
     async def close(self) -> None:

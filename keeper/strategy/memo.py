@@ -1,4 +1,4 @@
-"""A quoter that is asked everything once during a plan."""
+"""A quoter that is asked everything once, however many plans are made on its state."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ class Memo:
         self._trades: dict[_Trade, Route | None] = {}
         self._spots: dict[tuple[Address, Address], tuple[int, int] | None] = {}
         self._after: dict[int, tuple[Route, Memo]] = {}  # by identity; the route is kept so that it stays unique
+
+    @classmethod
+    def of(cls, quoter: Quoter) -> Memo:
+        """The quoter itself where it is one."""
+        return quoter if isinstance(quoter, cls) else cls(quoter)
 
     def sell(
         self, token_in: Address, token_out: Address, amount_in: int, avoid: frozenset[Address] = NO_POOLS

@@ -70,7 +70,7 @@ class Planner:
         if not position.pairs:
             return Decision(None, verdict.no_pair(position), ())
         terms = Terms(
-            Memo(quoter),
+            Memo.of(quoter),
             settings.profit_token,
             fees.price,
             settings.base_gas,

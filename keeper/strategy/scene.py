@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from keeper.model import OWN_CALLBACK, Address, FeeQuote, Handle, Head, market_of
 from keeper.ports import Book, Pair, Position, Quoter
+from keeper.strategy.memo import Memo
 from keeper.strategy.opportunity import Appraiser, Opportunity
 from keeper.strategy.wake import Wake
 
@@ -28,6 +29,9 @@ class Scene:
     in_flight: Callable[[str, Address], bool]
     paused: bool = False
     breaker: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "quoter", Memo.of(self.quoter))  # every plan of the pass asks it
 
     @property
     def wake(self) -> Wake:

@@ -15,15 +15,19 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from keeper.errors import BadData
-from keeper.model import Address, Plan, Skip, SkipReason, market_of
+from keeper.model import Plan, Skip, SkipReason
+from keeper.strategy.favour import favoured, one_way
+from keeper.strategy.needs import Key, Needs
 from keeper.strategy.opportunity import Opportunity
 from keeper.strategy.value import native
-from keeper.strategy.wake import Wake, routes
+from keeper.strategy.wake import Wake
 
-Key = tuple[str, Address]  # market, borrower
 _Order = tuple[int, str, str, int]  # minus the net, market, borrower, place among the open
 TOO_MANY = "too many plans of this pass depend on one another to plan it anew"
 LEADERS = 6  # how many are tried in each place
+BPS = 10_000
+SAME_BPS = 100  # nets that differ by less are as good as one another, and so are orders
+EAGER = 10  # the whole work allowed is worth it where a tenth of what is at stake may still be won
 HOPEFUL = 4  # how many that do not pay alone are tried again when trades the other way make them better
 
 
@@ -36,36 +40,6 @@ class Replanner(Protocol):
     def stands(self, one: Opportunity, wake: Wake) -> bool: ...
 
     def again(self, one: Opportunity, wake: Wake) -> Opportunity | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a plan changes, and whom it asks for a loan."""
-
-    pools: frozenset[Address]
-    lender: Address | None
-    assets: frozenset[tuple[str, Address]]  # book and token
-    positions: frozenset[Key]
-    anything: bool = False  # every trade counts
-
-    @classmethod
-    def of(cls, plan: Plan) -> Needs:
-        """Two routes, one loan, two assets of one book, and every position that the call takes."""
-        book = market_of(plan.market)
-        return cls(
-            frozenset[Address]().union(*(route.pools for route in routes(plan))),
-            plan.loan.lender if plan.loan is not None else None,
-            frozenset({(book, plan.debt.address), (book, plan.collateral.address)}),
-            frozenset((plan.market, borrower) for borrower in (plan.borrower, *plan.others)),
-        )
-
-    def moved(self, by: Needs) -> bool:
-        """Whether another plan's trades change what is traded or borrowed here."""
-        return self.anything or bool(self.pools & by.pools) or self.lender in by.pools
-
-    def shares(self, other: Needs) -> bool:
-        """Whether another plan may change what the market lets this one do."""
-        return bool(self.assets & other.assets) or bool(self.positions & other.positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +95,11 @@ class Sequence:
 
     def __init__(self, found: Several[Opportunity], scene: Replanner, renewals: int) -> None:
         self._scene = scene
-        self._left = renewals
+        self._left = self._renewals = renewals
         self._found = found
         able = [one for one in found if one.skip is None and one.choice.plan is not None]
         self._open = [*able, *_hopeful(found)]
-        self._known = [[_Made(one, plan, _needs(one))] for one in self._open for plan in (one.choice.plan,)]
+        self._known = [[_Made(one, plan, Needs.at_first(one))] for one in self._open for plan in (one.choice.plan,)]
         self._best = _Run(scene.wake)
 
     @property
@@ -164,18 +138,29 @@ class Sequence:
     def steps(self) -> Iterator[None]:
         """Do the work; after each plan made anew others may have a turn."""
         yield from self._run(self._best, ())
+        most = self._most()
+        if most is not None:
+            self._left = min(self._left, self._renewals * (most - self._best.net) * EAGER // max(most, 1))
         lead: tuple[int, ...] = ()
         while len(lead) < len(self._open) - 1:
             for leader in self._leaders(lead):
-                if self._left <= 0:
+                if self._left <= 0 or (most is not None and _same(self._best.net, most)):
                     return
                 run = _Run(self._scene.wake)
-                yield from self._run(run, (*lead, leader))
+                yield from self._run(run, (*lead, leader), None if most is None else self._best.net)
                 if run.net > self._best.net:
                     self._best = run
             if len(self._best.made) <= len(lead):
                 return
             lead = tuple(index for index, _, _ in self._best.made[: len(lead) + 1])
+
+    def _most(self) -> int | None:
+        """No order nets more; None where somebody may be helped by others, as trades or the nets so far show."""
+        if not one_way(self._open):
+            return None
+        alone = [_net(known[0]) for known in self._known]
+        risen = any(not _same(made.net, alone[index]) for index, _, made in self._best.made if made.net > alone[index])
+        return None if risen else sum(alone)
 
     def _leaders(self, lead: tuple[int, ...]) -> list[int]:
         """Whom to try behind `lead`: those whom somebody else gets in the way of, by what they earn alone."""
@@ -184,15 +169,15 @@ class Sequence:
         torn = [i for i in rest if any(first[i].needs.moved(first[j].needs) for j in rest if j != i)]
         return sorted(torn, key=lambda index: _order(first[index], index))[:LEADERS]
 
-    def _run(self, run: _Run, lead: tuple[int, ...]) -> Iterator[None]:
-        """Best first, but for those who lead."""
+    def _run(self, run: _Run, lead: tuple[int, ...], least: int | None = None) -> Iterator[None]:
+        """Best first, but for those who lead; given up when nets that only fall cannot come to more than `least`."""
         waiting = {index: known[0] for index, known in enumerate(self._known)}
         heap: list[_Order] = []
         for index in lead:
             yield from self._serve(run, index, waiting, heap)
         heap[:] = [_order(made, index) for index, made in waiting.items() if made.plan is not None]
         heapq.heapify(heap)
-        while heap:
+        while heap and (least is None or run.net + sum(map(_net, waiting.values())) > least):
             order = heapq.heappop(heap)
             index = order[-1]
             if index in waiting and order == _order(waiting[index], index):  # else looked at again in the meantime
@@ -211,7 +196,8 @@ class Sequence:
         elif (
             made.opportunity is before.opportunity
             or not heap
-            or _order(made, index) <= heap[0]
+            or made.plan.net >= -heap[0][0]
+            or _same(made.plan.net, -heap[0][0])
             or self._left < 2 * len(waiting)  # what work is left had better serve each of the others once
         ):
             run.take(index, made, made.plan)
@@ -225,7 +211,7 @@ class Sequence:
         for index, before in list(waiting.items()):
             if self._left < 2 * len(waiting):
                 return
-            if self._open[index].key in run.owners or not _favoured(self._open[index], before.plan, plan):
+            if self._open[index].key in run.owners or not favoured(self._open[index], before.plan, plan):
                 continue
             made = yield from self._look(run, index, before)
             if made is not None and made.plan is not None and made is not before:
@@ -300,11 +286,13 @@ def _order(made: _Made, index: int) -> _Order:
     return (0, "", "", index) if plan is None else (-plan.net, plan.market, plan.borrower, index)
 
 
-def _needs(one: Opportunity) -> Needs:
-    """What the plan needs; for a position without one, whatever anybody trades."""
-    if one.choice.plan is not None:
-        return Needs.of(one.choice.plan)
-    return Needs(frozenset(), None, frozenset(), frozenset({one.key}), anything=True)
+def _net(made: _Made) -> int:
+    return 0 if made.plan is None else max(made.plan.net, 0)
+
+
+def _same(one: int, other: int) -> bool:
+    """Whether they differ by no more than `SAME_BPS` of the larger."""
+    return abs(one - other) * BPS <= max(one, other) * SAME_BPS
 
 
 def _hopeful(found: Several[Opportunity]) -> list[Opportunity]:
@@ -318,17 +306,3 @@ def _hopeful(found: Several[Opportunity]) -> list[Opportunity]:
             if numbers.get("bonus", 0) > numbers.get("gas_cost", 0):
                 near.append((-numbers.get("net", 0), place))
     return [found[place] for _, place in sorted(near)[:HOPEFUL]]
-
-
-def _favoured(one: Opportunity, plan: Plan | None, by: Plan) -> bool:
-    """Whether `by` trades the other way: through a pool of `plan`, or between the assets of a pair of the position."""
-    hops = [hop for route in routes(by) for path in route.paths for hop in path.hops]
-    back = {(hop.token_in, hop.token_out) for hop in hops}
-    mine = [hop for route in routes(plan) for path in route.paths for hop in path.hops] if plan is not None else []
-    if {(hop.pool, hop.token_out) for hop in mine} & {(hop.pool, hop.token_in) for hop in hops}:
-        return True
-    return any(
-        (given, pair.collateral.address) in back
-        for pair in one.position.pairs
-        for given in (pair.debt.address, by.profit_token)
-    )

@@ -16,8 +16,9 @@ from keeper.config import load
 from keeper.devchain.actors import account
 from keeper.devchain.serve import OPERATOR, OPERATOR_KEY, config_text
 from keeper.execution.executor import gain_from_receipt
-from keeper.model import Address, FeeQuote, Order, Plan, SkipReason
+from keeper.model import Address, FeeQuote, Order, Plan, SkipReason, market_of
 from keeper.ports import Job, Proof
+from keeper.protocols.aave_v3 import AaveV3Book
 from keeper.strategy.opportunity import Opportunity
 from keeper.strategy.scene import Scene
 from keeper.strategy.sequence import Sequence as InOrder
@@ -64,9 +65,29 @@ class Stage:
         order = InOrder(self.found(scene), scene, ordering.renewals)
         for _ in order.steps():
             pass
+        self.check_positions(scene, order)
         found = turns(order.taken, ordering)
         proofs = await self.parts.prover.prove([turn.job for turn in found], scene.head, FEES)
         return list(zip(found, proofs, strict=True))
+
+    def check_positions(self, scene: Scene, order: InOrder) -> None:
+        """Behind those before it each position is what a book builds that has built none before."""
+        behind: list[Plan] = []
+        for taken in order.taken:
+            book = scene.books[market_of(taken.plan.market)]
+            assert isinstance(book, AaveV3Book)
+            before = [plan for plan in behind if market_of(plan.market) == book.name]
+            handle = taken.opportunity.position.account.handle
+            known = book.position(handle, scene.timestamp, before)
+            fresh = book.with_prices({}).position(handle, scene.timestamp, before)
+            assert known is not None
+            assert fresh is not None
+            assert replace(known, pairs=()) == replace(fresh, pairs=())
+            for one, other in zip(known.pairs, fresh.pairs, strict=True):
+                assert one.feasible == other.feasible
+                for repay in [end for interval in one.feasible for end in interval]:
+                    assert (one.seize(repay), one.budget(repay)) == (other.seize(repay), other.budget(repay))
+            behind.append(taken.plan)
 
     def mine(self, orders: Sequence[Order]) -> list[dict[str, object]]:
         """All in one block, in this order, at the time that they were planned for."""

@@ -155,3 +155,18 @@ def test_the_leftover_is_what_the_protocol_asks_for() -> None:
         beyond = now.call(largest + 1)
         assert beyond is None or beyond.ending is not Ending.PARTIAL
     assert seen > 50
+
+
+def test_from_ample_on_it_does_not_matter_how_much_is_available() -> None:
+    """The same intervals, budgets and amounts as with everything there is."""
+    dice = random.Random(SEED + 1)
+    fewer = 0
+    for _ in range(300):
+        quotes = random_quotes(dice, dice.choice((1, 6, 10, 11)))
+        endless = AavePair(*quotes, MAX_UINT256, GasModel(1, 0))
+        ample = AavePair(*quotes, endless.ample, GasModel(1, 0))
+        assert (ample.feasible, ample.full) == (endless.feasible, endless.full)
+        for repay in [end for interval in ample.feasible for end in interval]:
+            assert (ample.seize(repay), ample.budget(repay)) == (endless.seize(repay), endless.budget(repay))
+        fewer += AavePair(*quotes, endless.ample // 2, GasModel(1, 0)).feasible != endless.feasible
+    assert fewer > 100

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from keeper.strategy.favour import one_way
 from tests.support.strategy_books import every_order, random_scene, run, total
 from tests.support.strategy_executor import ToyExecutor
 
@@ -18,17 +19,28 @@ SEED = int(os.environ.get("KEEPER_SEED", "5000"))
 def shares_of_the_best(seed: int, worlds: int, positions: int) -> list[float]:
     """What the sequence earns as a share of the best order, worst first, with the work it took."""
     found = []
-    planned = 0
+    planned = bounded = 0
     for number in range(worlds):
         scene = random_scene(Random(seed + number), positions)
         order = run(scene)
         planned += scene.planned - positions
         best = max(every_order(scene).values())
+        alone = scene.alone()
+        if one_way(
+            alone
+        ):  # nobody helps anybody: less what a plan's search may leave, no order nets more than all alone
+            bounded += 1
+            most = sum(one.choice.plan.net for one in alone if one.choice.plan is not None)
+            assert best <= most + most // 1_000
         if best > 0:
             found.append(total(order.taken) / best)
     found.sort()
     mean, enough = sum(found) / len(found), sum(share >= 0.99 for share in found)
-    print(f"seed {seed}: {len(found)} worlds of {positions}, mean {mean:.4f}, least {found[0]:.3f}, ", end="")
+    assert bounded
+    print(
+        f"seed {seed}: {len(found)} worlds of {positions}, {bounded} one way, mean {mean:.4f}, least {found[0]:.3f}, ",
+        end="",
+    )
     print(f"{enough} at 99 % or more, {planned / worlds:.1f} plans made anew")
     return found
 

@@ -81,7 +81,8 @@ def check(chain: Chain, rng: random.Random, reach: float, within: float) -> int:
         if abs(put / width - 0.5) < 0.4:  # not where a step of one unit would cross into the next range
             assert chain.gas(sold) == row[GAS]
         if bought is not None:  # a vault may take more than it gives
-            assert bought.amount_in == pytest.approx(x, rel=within)
+            magnified = max(level * level * y / x, 1.0)  # the price at the margin over that on average
+            assert bought.amount_in == pytest.approx(x, rel=within * magnified)
         compared += 1
     return compared
 
@@ -112,7 +113,7 @@ def test_a_paths_curve_is_what_its_pools_quote() -> None:
             pool = KINDS[kind](rng, number + 1, one, other, rng.randint(-2_000, 2_000), 10 ** rng.uniform(20, 23))
             legs.append(Leg(pool, pool.token0 == one))
         flat = sum(leg.pool.fixed_rate for leg in legs)  # whose level is made to rise, by a millionth
-        compared += check(Chain(tuple(legs)), rng, rng.choice((1.1, 2.0)), 1e-6 + 1e-5 * flat)
+        compared += check(Chain(tuple(legs)), rng, rng.choice((1.1, 2.0)), 1e-6 + 2.1e-6 * flat)
     sys.stdout.write(f"seed {SEED}: {compared} amounts\n")
     assert compared > 200
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
+import random
 import traceback
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from hexbytes import HexBytes
 from keeper.config.values import Secret
 from keeper.errors import ConfigError
 from keeper.execution.signer import LocalSigner, Unsigned, load_signer
-from keeper.model import TxKind, address
+from keeper.model import TxKind, address, checksum
 
 pytestmark = pytest.mark.unit
 
+SEED = int(os.environ.get("KEEPER_SEED", "11"))
 KEY = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318"
 PASSWORD = "correct horse battery staple"
 ADDRESS = address(Account.from_key("0x" + KEY).address)
@@ -63,10 +66,43 @@ async def test_it_signs_exactly_what_it_is_given() -> None:
     assert (signed.kind, signed.nonce) == (TxKind.EXECUTE, 7)
 
 
+async def test_it_signs_as_eth_account_does() -> None:
+    """Byte for byte: any sizes of the fields, a creation, data around the lengths where the encoding changes."""
+    dice = random.Random(SEED)
+    print(f"KEEPER_SEED={SEED}")
+    for number in range(200):
+        chain_id = dice.choice((1, 137, 8453, 2**31))
+        to = None if number % 10 == 0 else address(f"0x{dice.getrandbits(160):040x}")
+        data = dice.randbytes(dice.choice((0, 1, 55, 56, 255, 256, 3_000)))
+        nonce, gas = dice.getrandbits(dice.randrange(64)), dice.getrandbits(24)
+        fee, tip = (dice.getrandbits(dice.randrange(128)) for _ in range(2))
+        signed = await load_signer(chain_id, private_key=Secret(KEY)).sign(
+            Unsigned(TxKind.EXECUTE, nonce, to, data, gas, fee, tip)
+        )
+        wanted = Account.sign_transaction(
+            {
+                "type": 2,
+                "chainId": chain_id,
+                "nonce": nonce,
+                "to": b"" if to is None else checksum(to),
+                "value": 0,
+                "data": data,
+                "gas": gas,
+                "maxFeePerGas": fee,
+                "maxPriorityFeePerGas": tip,
+            },
+            KEY,
+        )
+        assert signed.raw == bytes(wanted.raw_transaction)
+        assert signed.hash == "0x" + bytes(wanted.hash).hex()
+
+
 def test_nothing_shows_the_key() -> None:
     """repr, str, format, dir, copy and pickle of a signer never contain or carry the key."""
     signer = load_signer(1, private_key=Secret(KEY))
     shown = [repr(signer), str(signer), f"{signer}", repr([signer]), repr(signer._sign), repr(dir(signer))]
+    cells = signer._sign.__closure__ or ()
+    shown += [repr(cell.cell_contents) for cell in cells]
     shown += [repr(getattr(signer, name)) for name in dir(signer) if not name.startswith("__")]
     assert not [text for text in shown if KEY[:16] in text.lower()]
     assert not hasattr(signer, "__dict__")

@@ -131,6 +131,45 @@ def test_the_order_that_earns_more_together_is_found() -> None:
     assert sorted(who for who, *_ in nets(order)) == ["b", "c"]
 
 
+def behind(net: int, who: str, fall: int) -> Callable[[Wake], Opportunity]:
+    """Nets `fall` less for each that runs before."""
+    return lambda wake: opportunity(plan(net - fall * len(wake.plans), "p", who))
+
+
+def test_no_order_is_tried_that_could_bring_next_to_nothing() -> None:
+    """What all of them net alone is the most there can be: within a hundredth of it the first order stands."""
+    nets_alone = {"a": 1_000, "b": 999, "c": 800}
+    found = [opportunity(plan(net, "p", who)) for who, net in nets_alone.items()]
+    near = Stage({who: behind(net, who, 8) for who, net in nets_alone.items()})
+    assert nets(ordered(found, near)) == [("a", 1_000, []), ("b", 991, [0]), ("c", 784, [0, 1])]
+    assert near.asked == [("b", ("a",)), ("c", ("a", "b"))]
+    far = Stage({who: behind(net, who, 40) for who, net in nets_alone.items()})
+    ordered(found, far)
+    assert ("a", ("b",)) in far.asked
+
+
+def test_work_is_done_in_proportion_to_what_it_may_bring() -> None:
+    """A twenty-second may still be won: beside the first order, ten times that share of the work is the most."""
+    nets_alone = {f"b{number}": 1_000 - 60 * number for number in range(5)}
+    found = [opportunity(plan(net, "p", who)) for who, net in nets_alone.items()]
+    most, gap, first = sum(nets_alone.values()), 20 * sum(range(5)), 4
+    for renewals in (20, 40):
+        stage = Stage({who: behind(net, who, 20) for who, net in nets_alone.items()})
+        ordered(found, stage, renewals)
+        assert len(stage.asked) == first + renewals * gap * 10 // most
+
+
+def test_nothing_bounds_an_order_where_trades_go_both_ways() -> None:
+    """Whoever trades back through a pool helps the other: leaders are tried however little nets have fallen."""
+    back = Route(
+        USD.address, BTC.address, (Path((Hop("fake", Address("p"), USD.address, BTC.address, 1, 1),)),), 1, False
+    )
+    helpful = plan(999, "q", "b", sell=back)
+    stage = Stage({"a": lambda wake: opportunity(plan(1_001, "p", "a")), "b": lambda wake: opportunity(helpful)})
+    ordered([opportunity(plan(1_000, "p", "a")), opportunity(helpful)], stage)
+    assert ("a", ("b",)) in stage.asked
+
+
 def test_one_that_is_not_worth_it_any_more_ends_with_the_reason_on_that_state() -> None:
     """Behind whom, and what it was worth alone."""
     worse = Skip(SkipReason.UNPROFITABLE, "the pools are empty", {"net": -3})

@@ -150,18 +150,35 @@ class AaveV3Book(AaveV3Mirror):
         user = self._ledger.users.get(borrower)
         if user is None or self._head is None or self._market is None or user in self._follower.stable_users:
             return None
+        now, available = self._valuation(timestamp), self._available_behind(behind)
+        known = now.positions.get(borrower)
+        if known is not None and self._indifferent(known, available):
+            return known
         scene = Scene(
             market=self.name,
             head=self._head,
-            now=self._valuation(timestamp),
+            now=now,
             at_head=self._valuation(min(self._head.timestamp, timestamp)),
             late=self._valuation(timestamp + self._slack),
-            available=self._available_behind(behind),
+            available=available,
             liquidations_allowed=self._prices.liquidations_allowed,
             native=self._native,
         )
         entries = tuple(self._ledger.supplies_and_debts(user))
-        return build_position(scene, borrower, entries, self._ledger.emode[user])
+        built = build_position(scene, borrower, entries, self._ledger.emode[user])
+        if built is not None:
+            now.positions[borrower] = built
+        return built
+
+    def _indifferent(self, position: Position, available: Mapping[int, int]) -> bool:
+        """Whether the position would be built the same with this much available: no less than a pair could ask for."""
+        numbers = self.market.by_asset
+        return not position.refusals and all(
+            isinstance(pair, AavePair)
+            and pair.ample <= pair.available
+            and pair.ample <= available.get(numbers[pair.collateral.address], 0)
+            for pair in position.pairs
+        )
 
     def liquidation(self, pair: Pair, borrower: Address, repay: int, *, receive_a_token: bool = False) -> Liquidation:
         """The executor steps. With `receive_a_token` the collateral comes as aTokens, whatever is available."""

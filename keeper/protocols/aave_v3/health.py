@@ -13,6 +13,7 @@ from keeper.maths.interest import linear_interest
 from keeper.maths.percentage import BPS, percent_mul_half_up
 from keeper.maths.wad_ray import RAY, ray_mul_half_up, wad_div_half_up
 from keeper.model import MAX_UINT256, Address
+from keeper.ports import Position
 from keeper.protocols.aave_v3.ledger import DEBT, EMODES, KINDS, kind, slot
 from keeper.protocols.aave_v3.market import Category, Market, Reserve, State
 
@@ -42,6 +43,7 @@ class Valuation:
         self.timestamp = timestamp
         self._states = states
         self._prices = prices
+        self.positions: dict[Address, Position] = {}  # as built so far; none outlives a change of the market
         self._indices: dict[int, tuple[int, int]] = {}
 
     def indices(self, reserve: int) -> tuple[int, int]:

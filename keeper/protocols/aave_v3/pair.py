@@ -236,7 +236,8 @@ class AavePair:
     """A ports.Pair. Repay amounts are base units of the debt asset at the position's timestamp.
 
     `feasible` holds from the position's timestamp until `slack` seconds later, and its partial amounts already at the
-    head. Repaying `full` means passing uint256.max: all the debt, or the debt that takes all the collateral.
+    head. Repaying `full` means passing uint256.max: all the debt, or the debt that takes all the collateral. With at
+    least `ample` available it does not matter how much there is.
     """
 
     def __init__(self, now: Quote, head: Quote, late: Quote, available: int, gas: GasModel) -> None:
@@ -244,6 +245,7 @@ class AavePair:
         self._gas = gas
         self.terms = now.terms
         self.available = available
+        self.ample = max(quote.collateral for quote in (now, late, head))
         quotes = (now, late, head) if self.terms.rules.must_not_leave_dust else (now, late)
         largest = min(quote.largest_partial(available) for quote in quotes)
         smallest = max(quote.smallest() for quote in quotes)
