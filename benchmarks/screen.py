@@ -15,11 +15,11 @@ from keeper.devchain.world import World
 from keeper.maths.wad_ray import RAY
 from keeper.model import ZERO_ADDRESS, Address, Token
 from keeper.protocols.aave_v3.health import Valuation
-from keeper.protocols.aave_v3.kernels import NumpyKernels
 from keeper.protocols.aave_v3.ledger import SUPPLY, Ledger, slot
 from keeper.protocols.aave_v3.market import Market, Reserve, State
 from keeper.protocols.aave_v3.rules import RULES
-from keeper.protocols.aave_v3.sweep import Sweep
+from keeper.protocols.kernels import NumpyKernels
+from keeper.protocols.sweep import Sweep
 
 NOW = 1_800_000_000
 RESERVES = 10
@@ -73,13 +73,13 @@ def screen(users: int) -> list[Row]:
 
     def moved() -> object:
         prices.reverse()
-        return sweep.below(prices[0], slack, range(RESERVES))
+        return sweep.below(prices[0], slack)
 
     def interest() -> object:
         blocks.reverse()
-        return sweep.below(blocks[0], slack, range(RESERVES))
+        return sweep.below(blocks[0], slack)
 
-    sweep.below(factors, slack, range(RESERVES))
+    sweep.below(factors, slack)
     exposed = len(ledger.holders(slot(0, SUPPLY)))
     before = sweep.touched
     moved()
@@ -87,7 +87,7 @@ def screen(users: int) -> list[Row]:
     full_time, copy_time = best(full, runs=9), best(copy, runs=9)
     price_time = best(moved, runs=9)
     moved()
-    sweep.below(blocks[0], slack, range(RESERVES))
+    sweep.below(blocks[0], slack)
     interest_time = best(interest, runs=9)
     rows = [
         Row(
@@ -114,7 +114,7 @@ def screen(users: int) -> list[Row]:
 
 
 def _numpy(ledger: Ledger, factors: np.ndarray[tuple[int], np.dtype[np.float64]]) -> object:
-    return Sweep(ledger, NumpyKernels()).below(factors, 42.0, range(RESERVES))
+    return Sweep(ledger, NumpyKernels()).below(factors, 42.0)
 
 
 def against_node(anvil: Anvil, world: World, per_position: float, *, asked: int = 100) -> list[Row]:

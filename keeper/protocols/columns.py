@@ -17,8 +17,8 @@ class Column:
     `cells` are the same numbers where single ones are wanted often: some five times as fast as an array's items.
     """
 
-    def __init__(self, dtype: Any) -> None:
-        self._use(np.zeros(_FIRST_CAPACITY, dtype))
+    def __init__(self, dtype: Any, capacity: int = _FIRST_CAPACITY) -> None:
+        self._use(np.zeros(capacity, dtype))
 
     def _use(self, data: NDArray[Any]) -> None:
         self.data = data

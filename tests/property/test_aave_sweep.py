@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from keeper.protocols.aave_v3 import kernels as loops
-from keeper.protocols.aave_v3.kernels import Kernels, NumpyKernels, Sums
+from keeper.protocols import kernels as loops
 from keeper.protocols.aave_v3.ledger import DEBT, KINDS, SUPPLY, Ledger, kind, slot
-from keeper.protocols.aave_v3.sweep import DRIFT, Sweep
+from keeper.protocols.kernels import Kernels, NumpyKernels, Sums
+from keeper.protocols.sweep import DRIFT, Sweep
 from keeper.rewind import Rewind
 from tests.property.test_aave_ledger import RESERVES, change, name
 
@@ -88,7 +88,7 @@ def test_it_finds_whom_a_full_sweep_finds(make: type[Kernels]) -> None:
         for _ in range(dice.randrange(3)):
             prices.step()
             factors = prices.factors()
-            below = sweep.below(factors, SLACK, range(RESERVES)).tolist()
+            below = sweep.below(factors, SLACK).tolist()
             assert below == everybody(ledger, factors)
             found += len(below)
     assert found > 1_000
@@ -111,7 +111,7 @@ def test_only_the_exposed_are_touched() -> None:
 
     def touched() -> int:
         before = sweep.touched
-        assert sweep.below(factors, SLACK, range(RESERVES)).tolist() == everybody(ledger, factors)
+        assert sweep.below(factors, SLACK).tolist() == everybody(ledger, factors)
         return sweep.touched - before
 
     assert touched() == 2_000
@@ -154,7 +154,7 @@ def test_numpy_and_machine_code_agree_to_the_bit() -> None:
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installation that lacks it."""
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "keeper.protocols.aave_v3.compiled", raising=False)
+    monkeypatch.delitem(sys.modules, "keeper.protocols.compiled", raising=False)
     loops.kernels.cache_clear()
     yield
     loops.kernels.cache_clear()
@@ -169,7 +169,7 @@ def test_without_numba_there_is_numpy() -> None:
     ledger.set_amount(ledger.entry(user, slot(0, DEBT)), 10**18)
     factors = np.zeros(KINDS)
     factors[kind(slot(0, DEBT), 0)] = -1e-10
-    assert Sweep(ledger).below(factors, SLACK, range(RESERVES)).tolist() == [user]
+    assert Sweep(ledger).below(factors, SLACK).tolist() == [user]
 
 
 def test_a_compacted_ledger_is_the_same_ledger() -> None:

@@ -82,7 +82,7 @@ class NumpyKernels:
 def kernels() -> Kernels:
     """The compiled loops where numba is installed. The first call takes seconds when they are not cached on disk."""
     try:
-        compiled = import_module("keeper.protocols.aave_v3.compiled")
+        compiled = import_module("keeper.protocols.compiled")
     except ImportError:
         return NumpyKernels()
     found: Kernels = compiled.CompiledKernels()
