@@ -66,6 +66,15 @@ class WideColumn(Column):
         self.cells[place + 1] = value >> 64
 
 
+def chains(owner: NDArray[np.int32], users: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Of entries laid side by side, by `owner` ascending: each user's first, and what follows each; -1 for none."""
+    held = np.bincount(owner, minlength=users)
+    ends = np.cumsum(held)
+    following = np.arange(1, len(owner) + 1, dtype=np.int32)
+    following[ends[held > 0] - 1] = -1
+    return np.where(held > 0, ends - held, -1).astype(np.int32), following
+
+
 def wide_sum(values: NDArray[np.uint64]) -> int:
     """Exact sum of an (n, 2) array of 128-bit numbers, n below 2^32."""
     half = np.uint64(0xFFFFFFFF)

@@ -87,3 +87,11 @@ def kernels() -> Kernels:
         return NumpyKernels()
     found: Kernels = compiled.CompiledKernels()
     return found
+
+
+def balances(entries: Entries, factors: Floats) -> Floats:
+    """Per user Σ weight · factors[kind], in one sweep."""
+    users = len(entries.first)
+    sums = Sums(np.zeros(users), np.zeros(users), np.zeros(users, np.bool_))
+    kernels().everybody(entries, factors, 0.0, 0.0, sums)
+    return sums.balance

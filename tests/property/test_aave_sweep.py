@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keeper.protocols import kernels as loops
+from keeper.protocols import sweep as sweep_module
 from keeper.protocols.aave_v3.ledger import DEBT, KINDS, SUPPLY, Ledger, kind, slot
 from keeper.protocols.kernels import Kernels, NumpyKernels, Sums
 from keeper.protocols.sweep import DRIFT, Sweep
@@ -63,9 +64,14 @@ def everybody(ledger: Ledger, factors: np.ndarray[tuple[int], np.dtype[np.float6
     return found
 
 
+@pytest.mark.parametrize("cached", [sweep_module._CACHED, 20])
 @pytest.mark.parametrize("make", [NumpyKernels, compiled])
-def test_it_finds_whom_a_full_sweep_finds(make: type[Kernels]) -> None:
-    """Through changes, undone blocks, renumbering, drifting and jumping prices, and prices that go and come back."""
+def test_it_finds_whom_a_full_sweep_finds(make: type[Kernels], cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through changes, undone blocks, renumbering, drifting and jumping prices, and prices that go and come back.
+
+    In a book that is small, and in one so large that a price which many depend on makes everybody be swept.
+    """
+    monkeypatch.setattr(sweep_module, "_CACHED", cached)
     print(f"KEEPER_SEED={SEED}")
     dice = random.Random(SEED)
     rewind = Rewind(32)
@@ -125,6 +131,25 @@ def test_only_the_exposed_are_touched() -> None:
     assert 7 in everybody(ledger, factors)
     factors[kind(slot(0, DEBT), 0)] *= 1 + DRIFT  # now out of its band
     assert touched() == 2_000
+
+
+def test_where_many_are_exposed_in_a_large_book_everybody_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading on costs less than looking up more than one in 32, and what was swept need not be looked up later."""
+    monkeypatch.setattr(sweep_module, "_CACHED", 0)
+    ledger = Ledger(Rewind())
+    for user in range(3_200):
+        ledger.user(name(user))
+        for reserve in (0,) + (1,) * (user % 32 == 0):
+            ledger.set_amount(ledger.entry(user, slot(reserve, SUPPLY)), 10**18)
+            ledger.set_enabled(user, reserve, enabled=True)
+    sweep, factors = Sweep(ledger), np.zeros(KINDS)
+    factors[kind(slot(0, SUPPLY), 0)] = factors[kind(slot(1, SUPPLY), 0)] = 1e-10
+    for expected, moved in ((3_200, ()), (100, (1,)), (3_200, (0,)), (0, ()), (3_200, (0, 1)), (100, (1,))):
+        for reserve in moved:
+            factors[kind(slot(reserve, SUPPLY), 0)] *= 0.9
+        before = sweep.touched
+        sweep.below(factors, SLACK)
+        assert sweep.touched - before == expected
 
 
 def test_numpy_and_machine_code_agree_to_the_bit() -> None:

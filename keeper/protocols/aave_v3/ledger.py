@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.model import Address
-from keeper.protocols.columns import Column, WideColumn, wide_sum
+from keeper.protocols.columns import Column, WideColumn, chains, wide_sum
 from keeper.protocols.groups import Groups
-from keeper.protocols.kernels import Entries, Sums, kernels
+from keeper.protocols.kernels import Entries, balances
 from keeper.rewind import Rewind
 
 SUPPLY, DEBT = 0, 1
@@ -223,10 +223,7 @@ class Ledger:
 
     def balances(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Per user Σ weight · factors[kind], in one sweep."""
-        users = self.counts[0]
-        sums = Sums(np.zeros(users), np.zeros(users), np.zeros(users, np.bool_))
-        kernels().everybody(self.columns(), factors, 0.0, 0.0, sums)
-        return sums.balance
+        return balances(self.columns(), factors)
 
     def take_changed(self) -> NDArray[np.int64] | None:
         """The users whose entries changed since the last call, ascending; None when it may be everybody."""
@@ -245,12 +242,8 @@ class Ledger:
             order = np.argsort(owner, kind="stable")
             for column in self._entry_columns():
                 column.load(column.live(entries)[order])
-            owner = self.owner.live(entries)
-        held = np.bincount(owner, minlength=users)
-        ends = np.cumsum(held)
-        self.first.load(np.where(held > 0, ends - held, _NONE).astype(np.int32))
-        following = np.arange(1, entries + 1, dtype=np.int32)
-        following[ends[held > 0] - 1] = _NONE
+        first, following = chains(self.owner.live(entries), users)
+        self.first.load(first)
         self.following.load(following)
         self._changed = None
         self._by_slot.clear()
