@@ -80,7 +80,7 @@ class CometMirror:
 
     @property
     def borrower_count(self) -> int:
-        return len(self._ledger.borrowers())
+        return int(np.count_nonzero(self._ledger.weights.owing()))
 
     @property
     def dirty(self) -> bool:
