@@ -36,6 +36,8 @@ class Groups:
         if start >= count:
             return
         values = self._column.data[start:count]
+        if int(values.max()) < 1 << 15:
+            values = values.astype(np.int16)  # which are sorted without comparing
         order = np.argsort(values, kind="stable")
         found, starts = np.unique(values[order], return_index=True)
         for value, part in zip(found.tolist(), np.split(order, starts[1:]), strict=True):

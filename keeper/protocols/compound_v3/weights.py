@@ -144,4 +144,5 @@ class Weights:
         self._first.load(first)
         self._following.load(following)
         self._by_kind.clear()
+        self._by_kind.extend(self.entries)
         self._scattered, self._changed = 0, None
