@@ -13,7 +13,7 @@ import click
 import orjson
 import structlog
 
-from benchmarks import growth, ingest, market, plan, quotes, screen
+from benchmarks import growth, ingest, lending, market, plan, quotes, screen
 from benchmarks.measure import Row
 from keeper.devchain.world import ensure_world
 
@@ -30,6 +30,7 @@ def measure(sizes: Sequence[int], *, plans: int, samples: int, degenbot: bool) -
 
     for size in sizes:
         take(screen.screen(size))
+        take(lending.run(size))
         take(weigh(size))
         if size <= MARKETS_UP_TO:
             take(ingest.run(size))

@@ -47,6 +47,14 @@ def best(work: Callable[[], object], *, runs: int = 5, units: int = 1) -> float:
     return found / units
 
 
+def beside(*works: Callable[[], object], runs: int = 9) -> list[float]:
+    """Seconds of each, the best of `runs`, taken in turns: what slows the machine for a while slows all of them."""
+    found = [float("inf")] * len(works)
+    for _ in range(runs):
+        found = [min(least, best(work, runs=1)) for least, work in zip(found, works, strict=True)]
+    return found
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """The value that `share` of all do not exceed."""
     ordered = sorted(values)

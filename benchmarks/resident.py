@@ -17,13 +17,13 @@ import orjson
 import keeper.app  # noqa: F401 - the whole program is loaded, as in the daemon
 from benchmarks.crowd import who
 from benchmarks.measure import Stall, peak, resident
-from benchmarks.screen import crowd, market, valued
+from benchmarks.screen import crowd, valued
 from keeper.chain.checkpoints import Checkpoints, give_back
 from keeper.chain.rebuild import frozen
 from keeper.model import Address, Hash
 from keeper.protocols.aave_v3 import AaveV3Book, snapshot
-from keeper.protocols.aave_v3.kernels import kernels
 from keeper.protocols.aave_v3.ledger import SUPPLY, slot
+from keeper.protocols.kernels import kernels
 
 PROVIDER = Address("0x" + "9e" * 20)
 HASH = Hash("0x" + "00" * 32)
@@ -57,10 +57,9 @@ async def live(path: Path, users: int) -> dict[str, float]:
         await asyncio.to_thread(give_back)
         found["restore_wall"], found["restore"] = time.perf_counter() - begun, time.process_time() - used
         ledger, sweep = book._ledger, book._sweep  # noqa: SLF001 - a benchmark may look inside
-        reserves = market()[0].reserves
         for price in range(100, 90, -1):
             valuation = valued(price * 10**6)
-            sweep.below(valuation.factors({0}), valuation.screen_slack, reserves)
+            sweep.below(valuation.factors({0}), valuation.screen_slack)
             await asyncio.sleep(0)
         for user in range(0, min(users, 1_000), 100):  # as many changes as there may be in a busy block
             for each in range(user, user + 100):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth, ingest, market, plan, quotes, screen
+from benchmarks import growth, ingest, lending, market, plan, quotes, screen
 from benchmarks.__main__ import table, weigh
 from benchmarks.measure import Row
 from keeper.devchain.world import Built
@@ -25,9 +25,19 @@ def test_local_arithmetic_beats_asking_by_far(built: Built) -> None:
     asked = [row for row in rows if row.theirs is not None]
     assert len(asked) == 2 + 6
     assert all(row.ratio is not None and row.ratio > 10 for row in asked), table(asked)
-    slow, full = small[-1], small[0]
+    slow, full, seldom, interest = small[-1], small[0], small[2], small[3]
     assert slow.what.endswith("without numba")
     assert slow.value > full.value
+    assert seldom.reached, seldom.note
+    assert interest.reached
+
+
+def test_the_screens_of_all_protocols_are_measured() -> None:
+    """Every kind of work has a figure; whoever did not change is not summed up."""
+    rows = lending.run(2_000)
+    assert [row.what.split(",")[0] for row in rows] == [*["Comet"] * 3, *["Morpho"] * 2]
+    assert all(row.value > 0 and row.theirs for row in rows)
+    assert rows[2].note.startswith("100 of 2,000")
 
 
 def test_the_smallest_market_is_lived_through(tmp_path: Path) -> None:

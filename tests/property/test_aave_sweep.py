@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from keeper.protocols.aave_v3 import kernels as loops
-from keeper.protocols.aave_v3.kernels import Kernels, NumpyKernels, Sums
+from keeper.protocols import kernels as loops
+from keeper.protocols import sweep as sweep_module
 from keeper.protocols.aave_v3.ledger import DEBT, KINDS, SUPPLY, Ledger, kind, slot
-from keeper.protocols.aave_v3.sweep import DRIFT, Sweep
+from keeper.protocols.kernels import Kernels, NumpyKernels, Sums
+from keeper.protocols.sweep import DRIFT, Sweep
 from keeper.rewind import Rewind
 from tests.property.test_aave_ledger import RESERVES, change, name
 
@@ -63,9 +64,14 @@ def everybody(ledger: Ledger, factors: np.ndarray[tuple[int], np.dtype[np.float6
     return found
 
 
+@pytest.mark.parametrize("cached", [sweep_module._CACHED, 20])
 @pytest.mark.parametrize("make", [NumpyKernels, compiled])
-def test_it_finds_whom_a_full_sweep_finds(make: type[Kernels]) -> None:
-    """Through changes, undone blocks, renumbering, drifting and jumping prices, and prices that go and come back."""
+def test_it_finds_whom_a_full_sweep_finds(make: type[Kernels], cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through changes, undone blocks, renumbering, drifting and jumping prices, and prices that go and come back.
+
+    In a book that is small, and in one so large that a price which many depend on makes everybody be swept.
+    """
+    monkeypatch.setattr(sweep_module, "_CACHED", cached)
     print(f"KEEPER_SEED={SEED}")
     dice = random.Random(SEED)
     rewind = Rewind(32)
@@ -88,7 +94,7 @@ def test_it_finds_whom_a_full_sweep_finds(make: type[Kernels]) -> None:
         for _ in range(dice.randrange(3)):
             prices.step()
             factors = prices.factors()
-            below = sweep.below(factors, SLACK, range(RESERVES)).tolist()
+            below = sweep.below(factors, SLACK).tolist()
             assert below == everybody(ledger, factors)
             found += len(below)
     assert found > 1_000
@@ -111,7 +117,7 @@ def test_only_the_exposed_are_touched() -> None:
 
     def touched() -> int:
         before = sweep.touched
-        assert sweep.below(factors, SLACK, range(RESERVES)).tolist() == everybody(ledger, factors)
+        assert sweep.below(factors, SLACK).tolist() == everybody(ledger, factors)
         return sweep.touched - before
 
     assert touched() == 2_000
@@ -125,6 +131,25 @@ def test_only_the_exposed_are_touched() -> None:
     assert 7 in everybody(ledger, factors)
     factors[kind(slot(0, DEBT), 0)] *= 1 + DRIFT  # now out of its band
     assert touched() == 2_000
+
+
+def test_where_many_are_exposed_in_a_large_book_everybody_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading on costs less than looking up more than one in 32, and what was swept need not be looked up later."""
+    monkeypatch.setattr(sweep_module, "_CACHED", 0)
+    ledger = Ledger(Rewind())
+    for user in range(3_200):
+        ledger.user(name(user))
+        for reserve in (0,) + (1,) * (user % 32 == 0):
+            ledger.set_amount(ledger.entry(user, slot(reserve, SUPPLY)), 10**18)
+            ledger.set_enabled(user, reserve, enabled=True)
+    sweep, factors = Sweep(ledger), np.zeros(KINDS)
+    factors[kind(slot(0, SUPPLY), 0)] = factors[kind(slot(1, SUPPLY), 0)] = 1e-10
+    for expected, moved in ((3_200, ()), (100, (1,)), (3_200, (0,)), (0, ()), (3_200, (0, 1)), (100, (1,))):
+        for reserve in moved:
+            factors[kind(slot(reserve, SUPPLY), 0)] *= 0.9
+        before = sweep.touched
+        sweep.below(factors, SLACK)
+        assert sweep.touched - before == expected
 
 
 def test_numpy_and_machine_code_agree_to_the_bit() -> None:
@@ -154,7 +179,7 @@ def test_numpy_and_machine_code_agree_to_the_bit() -> None:
 def without_numba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installation that lacks it."""
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "keeper.protocols.aave_v3.compiled", raising=False)
+    monkeypatch.delitem(sys.modules, "keeper.protocols.compiled", raising=False)
     loops.kernels.cache_clear()
     yield
     loops.kernels.cache_clear()
@@ -169,7 +194,7 @@ def test_without_numba_there_is_numpy() -> None:
     ledger.set_amount(ledger.entry(user, slot(0, DEBT)), 10**18)
     factors = np.zeros(KINDS)
     factors[kind(slot(0, DEBT), 0)] = -1e-10
-    assert Sweep(ledger).below(factors, SLACK, range(RESERVES)).tolist() == [user]
+    assert Sweep(ledger).below(factors, SLACK).tolist() == [user]
 
 
 def test_a_compacted_ledger_is_the_same_ledger() -> None:

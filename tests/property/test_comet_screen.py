@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import random
 
+import numpy as np
 import pytest
 
 from keeper.model import WAD, Address, Token
+from keeper.protocols import sweep
+from keeper.protocols.compound_v3 import snapshot, weights
 from keeper.protocols.compound_v3.arithmetic import INDEX, Curve, Offer, accrued, utilisation
 from keeper.protocols.compound_v3.contract import Totals
 from keeper.protocols.compound_v3.health import Valuation
 from keeper.protocols.compound_v3.ledger import Ledger
 from keeper.protocols.compound_v3.market import Asset, Market
 from keeper.protocols.compound_v3.state import State
+from keeper.protocols.sweep import Sweep
 
 pytestmark = pytest.mark.property
 
@@ -76,11 +80,8 @@ def test_no_liquidatable_account_slips() -> None:
             principal = _edge(valuation, list(ledger.holdings(user))) + dice.choice((-1, 0, 0, 1, 2, 10**6))
             if 0 < principal < 2**103:
                 ledger.set_principal(user, -principal)
-        users = ledger.borrowers()
-        debts = ledger.owed(users) * valuation.debt_factor
-        sums = ledger.worth(users, valuation.factors(ledger.slots))
-        screened = set(users[sums - debts < valuation.screen_slack].tolist())
-        for user in users.tolist():
+        screened = set(Sweep(ledger.weights).below(valuation.factors(ledger.slots), valuation.screen_slack).tolist())
+        for user in ledger.borrowers().tolist():
             health = valuation.health(ledger.principals[user], ledger.holdings(user))
             assert health is not None
             below += health.factor < WAD
@@ -90,6 +91,57 @@ def test_no_liquidatable_account_slips() -> None:
     print(f"{below} liquidatable, {close} within 1e-9 of the threshold, {passed} screened")
     assert close > 100
     assert below > 100
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 14])
+def test_what_changed_is_all_that_has_to_be_looked_at(monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
+    """Through new accounts, undone blocks, storing, entries laid out anew and prices that drift, jump and vanish, the
+    screen is that of everybody's exact numbers weighed at once; and most of the time hardly anybody is touched."""
+    monkeypatch.setattr(weights, "_SCATTERED", 40)
+    monkeypatch.setattr(sweep, "_CACHED", cached)
+    dice = random.Random(SEED + 2)
+    ledger, number, found, swept = Ledger(16), 0, 0, 0
+    screen = Sweep(ledger.weights)
+    assets = [name(1_000 + number) for number in range(6)]
+    price, index = [10.0 ** dice.uniform(-10, -6) for _ in assets], 1.0
+    for step in range(400):
+        if number > 8 and dice.random() < 0.1:
+            number -= dice.randrange(1, 5)
+            ledger.back(number)
+        elif dice.random() < 0.02:
+            stored = snapshot.dump(ledger, {})
+            snapshot.load(ledger, stored)
+            number = 0
+        number += 1
+        ledger.begin(number)
+        for _ in range(dice.randrange(8)):
+            user = ledger.user(name(dice.randrange(1, 50 + 2 * step)))
+            asset = dice.choice(assets)
+            held = dict(ledger.holdings(user)).get(asset, 0)
+            ledger.move(user, asset, dice.choice((10 ** dice.randrange(5, 10), -held, -(held // 3))))
+            ledger.set_principal(user, dice.choice((0, 1, -1, -1)) * 10 ** dice.randrange(1, 5))
+        index *= 1 + dice.random() * sweep.DRIFT / 3
+        if dice.random() < 0.2:
+            price[dice.randrange(len(assets))] *= dice.uniform(0.7, 1.3)
+        known = [dice.random() < 0.99 for _ in assets]
+        factors = np.zeros(weights.KINDS)
+        factors[weights.kind(weights.DEBT)] = -index * 1e-2
+        for asset, slot in ledger.slots.items():
+            factors[weights.kind(slot)] = price[assets.index(asset)] * known[assets.index(asset)]
+        before = screen.touched
+        below = screen.below(factors, 10.0).tolist()
+        swept += screen.touched - before >= len(ledger.names)
+        expected = {}
+        for user in ledger.borrowers().tolist():
+            worth = sum(amount * factors[weights.kind(ledger.slots[a])] for a, amount in ledger.holdings(user))
+            expected[user] = float(worth + ledger.principals[user] * index * 1e-2)
+        sure = {user for user, balance in expected.items() if balance < 10.0 - 1e-6}
+        assert sure <= set(below) <= {user for user, balance in expected.items() if balance < 10.0 + 1e-6}
+        assert below == sorted(below)
+        found += len(below)
+    print(f"{found} below, everybody was swept {swept} times of 400")
+    assert found > 1_000
+    assert swept < 50 or not cached
 
 
 def _edge(valuation: Valuation, holdings: list[tuple[Address, int]]) -> int:

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from keeper.errors import BadData
@@ -197,6 +198,34 @@ def test_the_screen_never_lets_anybody_slip(seed: int) -> None:
         assert [a.debt_value for a in near] == sorted((a.debt_value for a in near), reverse=True)
     assert exact > 20
     assert screened < exact * 2 + 200
+
+
+@pytest.mark.parametrize("stride", [1, 4, 1 << 40])
+def test_looking_up_and_reading_on_find_the_same(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Market by market or all positions in one go: exactly the positions that are not below their market's line."""
+    monkeypatch.setattr(screen, "_STRIDE", stride)
+    dice = random.Random(SEED + 9)
+    book = new_book()
+    life = Life(book, SEED + 9, 40)
+    acquaint(book, life)
+    for _ in range(300):
+        life.act()
+        book.apply(life.block())
+    ledger, markets = book._ledger, len(book._registry)
+    seen = 0
+    for share in (0.0, 0.1, 0.3, 1.0):
+        for _ in range(60):
+            levels = np.array([t * dice.random() for t in ledger.tops(markets).tolist()])
+            levels[[dice.random() >= share for _ in range(markets)]] = np.inf
+            levels[dice.randrange(markets)] = np.nan  # a market of which nothing is known
+            expected = [
+                entry
+                for entry in range(ledger.counts[1])
+                if ledger.ratio.data[entry] > 0 and ledger.ratio.data[entry] >= levels[ledger.market[entry]]
+            ]
+            assert screen.above(ledger, levels) == expected
+            seen += len(expected)
+    assert seen > 200
 
 
 def test_quiet_markets_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ class AaveV3Book(AaveV3Mirror):
             return []
         valuation = self._valuation(timestamp)
         factors = valuation.factors(self._ledger.emodes_seen)
-        found = self._sweep.below(factors, valuation.screen_slack, self._market.reserves)
+        found = self._sweep.below(factors, valuation.screen_slack)
         return [self._ledger.names[user] for user in found]
 
     def handles(self, borrower: Address) -> tuple[Handle, ...]:

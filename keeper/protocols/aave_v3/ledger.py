@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.model import Address
-from keeper.protocols.aave_v3.kernels import Entries, Sums, kernels
-from keeper.protocols.columns import Column, WideColumn, wide_sum
+from keeper.protocols.columns import Column, WideColumn, chains, wide_sum
+from keeper.protocols.groups import Groups
+from keeper.protocols.kernels import Entries, balances
 from keeper.rewind import Rewind
 
 SUPPLY, DEBT = 0, 1
@@ -59,9 +60,7 @@ class Ledger:
         self.emodes_seen: set[int] = {0}
         self.borrower_count = 0  # derived: users with debt
         self._changed: set[int] | None = None  # users since `take_changed`; None: nobody is known to be the same
-        self._by_slot: dict[int, Column] = {}
-        self._listed: dict[int, int] = {}  # entries in each of them
-        self._indexed = 0  # entries that `_by_slot` knows
+        self._by_slot = Groups(self.slot)
 
     def clear(self) -> None:
         """Forget everybody."""
@@ -153,7 +152,7 @@ class Ledger:
 
     def undone(self, restored: list[tuple[object, object]]) -> None:
         """Derive anew what `Rewind.back` touched."""
-        self._forget_index()
+        self._by_slot.cut(self.counts[1])
         touched: set[int] = set()
         for container, key in restored:
             if isinstance(key, int) and (container is self.emode or container is self.first):
@@ -198,9 +197,13 @@ class Ledger:
 
     def holders(self, wanted: int) -> NDArray[np.int32]:
         """Entries of one slot, ascending. A view: valid until the next entry is made."""
-        self._index()
-        column = self._by_slot.get(wanted)
-        return np.zeros(0, np.int32) if column is None else column.live(self._listed[wanted])
+        return self._by_slot.of(wanted, self.counts[1])
+
+    def kinds(self) -> NDArray[np.int64]:
+        """By slot the kinds its entries can be of: one for every e-mode that somebody has been in."""
+        slots = max(self._by_slot.values(self.counts[1]), default=-1) + 1
+        first = np.array([kind(where, 0) for where in range(slots)], np.int64)
+        return first.reshape(-1, 1) + np.array(sorted(self.emodes_seen), np.int64)
 
     def total(self, wanted: int) -> int:
         """Sum of the scaled amounts of one slot, exact."""
@@ -220,10 +223,7 @@ class Ledger:
 
     def balances(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Per user Σ weight · factors[kind], in one sweep."""
-        users = self.counts[0]
-        sums = Sums(np.zeros(users), np.zeros(users), np.zeros(users, np.bool_))
-        kernels().everybody(self.columns(), factors, 0.0, 0.0, sums)
-        return sums.balance
+        return balances(self.columns(), factors)
 
     def take_changed(self) -> NDArray[np.int64] | None:
         """The users whose entries changed since the last call, ascending; None when it may be everybody."""
@@ -242,39 +242,12 @@ class Ledger:
             order = np.argsort(owner, kind="stable")
             for column in self._entry_columns():
                 column.load(column.live(entries)[order])
-            owner = self.owner.live(entries)
-        held = np.bincount(owner, minlength=users)
-        ends = np.cumsum(held)
-        self.first.load(np.where(held > 0, ends - held, _NONE).astype(np.int32))
-        following = np.arange(1, entries + 1, dtype=np.int32)
-        following[ends[held > 0] - 1] = _NONE
+        first, following = chains(self.owner.live(entries), users)
+        self.first.load(first)
         self.following.load(following)
         self._changed = None
-        self._by_slot, self._listed, self._indexed = {}, {}, 0
-        self._index()
+        self._by_slot.clear()
+        self._by_slot.extend(entries)
 
     def _entry_columns(self) -> tuple[Column, ...]:
         return self.owner, self.slot, self.following, self.enabled, self.amount, self.weight, self.kind
-
-    def _index(self) -> None:
-        """Sort the entries made since the last time into the lists of their slots."""
-        start, end = self._indexed, self.counts[1]
-        if start == end:
-            return
-        slots = self.slot.data[start:end]
-        order = np.argsort(slots, kind="stable")
-        found, starts = np.unique(slots[order], return_index=True)
-        for where, part in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
-            column = self._by_slot.setdefault(where, Column(np.int32))
-            known = self._listed.get(where, 0)
-            column.reserve(known + len(part))
-            column.data[known : known + len(part)] = part + start
-            self._listed[where] = known + len(part)
-        self._indexed = end
-
-    def _forget_index(self) -> None:
-        """After entries were taken back."""
-        end = self.counts[1]
-        for where, column in self._by_slot.items():
-            self._listed[where] = int(np.searchsorted(column.live(self._listed[where]), end))
-        self._indexed = min(self._indexed, end)

@@ -12,12 +12,12 @@ from keeper.ports import Alerter, Client
 from keeper.protocols.aave_v3 import checks, events, snapshot
 from keeper.protocols.aave_v3.follower import Follower
 from keeper.protocols.aave_v3.health import Valuation
-from keeper.protocols.aave_v3.kernels import kernels
 from keeper.protocols.aave_v3.ledger import Ledger
 from keeper.protocols.aave_v3.market import Market, Reading, available_answer, read_market
 from keeper.protocols.aave_v3.prices import Prices
 from keeper.protocols.aave_v3.snapshot import Meta
-from keeper.protocols.aave_v3.sweep import Sweep
+from keeper.protocols.kernels import kernels
+from keeper.protocols.sweep import Sweep
 from keeper.rewind import Rewind
 
 

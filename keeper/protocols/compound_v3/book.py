@@ -41,6 +41,7 @@ from keeper.protocols.compound_v3.positions import (
 )
 from keeper.protocols.compound_v3.seen import Witness
 from keeper.protocols.compound_v3.till import Till
+from keeper.protocols.kernels import balances
 
 
 class CometBook(CometMirror):
@@ -165,14 +166,14 @@ class CometBook(CometMirror):
         valuation = self._valuation(timestamp)
         if valuation is None or valuation.base_price is None:
             return []
-        users = self._ledger.borrowers()
-        debts = self._ledger.owed(users) * valuation.debt_factor
-        sums = self._ledger.worth(users, valuation.factors(self._ledger.slots))
+        factors, entries = valuation.factors(self._ledger.slots), self._ledger.weights.columns()
+        debts = -balances(entries, np.minimum(factors, 0.0))
         # Health below `below` is weighted collateral below `below` times the debt: the screen with heavier debts.
-        chosen = np.flatnonzero((sums < debts * (below / WAD) + valuation.screen_slack) & (debts >= size))
+        sums = balances(entries, np.where(factors < 0.0, factors * (below / WAD), factors))
+        chosen = np.flatnonzero((sums < valuation.screen_slack) & (debts >= size) & (debts > 0.0))
         found: list[Account] = []
-        for place in chosen[np.argsort(-debts[chosen], kind="stable")]:
-            account = self.account(self._ledger.names[users[place]], timestamp)
+        for user in chosen[np.argsort(-debts[chosen], kind="stable")]:
+            account = self.account(self._ledger.names[user], timestamp)
             if account is not None and WAD <= account.health_factor < below and account.debt_value >= size:
                 found.append(account)
                 if len(found) == most:
@@ -219,11 +220,9 @@ class CometBook(CometMirror):
             found = self._valuations[timestamp] = Valuation(self._market, self._state, timestamp)
         return found
 
-    def _screened(self, valuation: Valuation) -> Iterator[int]:
-        users = self._ledger.borrowers()
-        debts = self._ledger.owed(users) * valuation.debt_factor
-        sums = self._ledger.worth(users, valuation.factors(self._ledger.slots))
-        yield from users[sums - debts < valuation.screen_slack].tolist()
+    def _screened(self, valuation: Valuation) -> list[int]:
+        found: list[int] = self._sweep.below(valuation.factors(self._ledger.slots), valuation.screen_slack).tolist()
+        return found
 
     def _fronts(self, valuation: Valuation) -> Iterator[Handle]:
         """Collateral on sale while the store front is open."""

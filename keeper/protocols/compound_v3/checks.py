@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
+from numpy.typing import NDArray
+
 from keeper.errors import BadData
 from keeper.model import WAD, Head, Read
 from keeper.ports import Client
@@ -35,10 +38,14 @@ async def wrong_collateral(client: Client, head: Head, market: Market, ledger: L
 def sampled(ledger: Ledger, head: Head, sample: int) -> tuple[list[int], list[int]]:
     """(borrowers to compare, further accounts whose principal is looked at), the same at every call for one head."""
     dice = random.Random(head.number)  # noqa: S311 - a sample, not a secret
-    borrowers = ledger.borrowers().tolist()
-    chosen = dice.sample(borrowers, min(sample, len(borrowers)))
-    rest = sorted(set(ledger.exposed()) - set(chosen))
-    return chosen, dice.sample(rest, min(_ROTATION, len(rest)))
+    chosen = _sample(dice, ledger.borrowers(), sample)
+    exposed = ledger.exposed()
+    return chosen, _sample(dice, exposed[~np.isin(exposed, chosen)], _ROTATION)
+
+
+def _sample(dice: random.Random, users: NDArray[np.intp], most: int) -> list[int]:
+    found: list[int] = users[dice.sample(range(len(users)), min(most, len(users)))].tolist()
+    return found
 
 
 async def compare(client: Client, head: Head, ledger: Ledger, now: Valuation, stored: Valuation, sample: int) -> str:

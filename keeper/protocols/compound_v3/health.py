@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from keeper.maths.integer import mul_div_down
 from keeper.model import MAX_UINT256, WAD, Address
 from keeper.protocols.compound_v3.arithmetic import INDEX, Offer, accrued, asked_price, present
-from keeper.protocols.compound_v3.ledger import SLOTS
 from keeper.protocols.compound_v3.market import Asset, Market
 from keeper.protocols.compound_v3.state import State
+from keeper.protocols.compound_v3.weights import DEBT, KINDS, kind
 
 # The screen's floats are off by at most 2^-47 of a sum of 24 terms: far inside this margin, by which collateral counts
 # less and debt more.
@@ -108,20 +108,19 @@ class Valuation:
     # The screen: what is unknown counts nothing, so that its holders pass; the exact answer then says unknown.
 
     def factors(self, slots: Mapping[Address, int]) -> NDArray[np.float64]:
-        """Base currency per base unit of collateral, up to its liquidation factor, by slot."""
-        found = np.zeros(SLOTS)
+        """Base currency per base unit of collateral, up to its liquidation factor, and (negative) of principal owed.
+
+        By kind of entry in `Weights`.
+        """
+        found = np.zeros(KINDS)
         for asset in self.market.assets:
             slot = slots.get(asset.token.address)
             if slot is not None:
                 value = (self.price(asset.token.address) or 0) * asset.liquidate_factor / (asset.scale * WAD)
-                found[slot] = value * (1 - SCREEN_MARGIN)
+                found[kind(slot)] = value * (1 - SCREEN_MARGIN)
+        debt = self.borrow_index * (self.base_price or 0) / (INDEX * self.market.base_scale)
+        found[kind(DEBT)] = -debt * (1 + SCREEN_MARGIN)
         return found
-
-    @property
-    def debt_factor(self) -> float:
-        """Base currency per unit of principal owed."""
-        scale = INDEX * self.market.base_scale
-        return self.borrow_index * (self.base_price or 0) / scale * (1 + SCREEN_MARGIN)
 
     @property
     def screen_slack(self) -> float:

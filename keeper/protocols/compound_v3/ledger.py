@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from keeper.errors import BadData
 from keeper.model import Address
+from keeper.protocols.columns import Column
+from keeper.protocols.compound_v3.weights import DEBT, SLOTS, Weights
 from keeper.rewind import Rewind
-
-SLOTS = 32  # collateral assets a market may ever have had
-_FIRST_CAPACITY = 1024
 
 
 class Ledger:
@@ -27,6 +26,7 @@ class Ledger:
     def __init__(self, depth: int) -> None:
         self._rewind = Rewind(depth)
         self._depth = depth
+        self.weights = Weights()  # derived
         self.clear()
 
     def clear(self) -> None:
@@ -41,9 +41,8 @@ class Ledger:
         self.stale: set[int] = set()
         self._named: deque[tuple[int, set[int]]] = deque(maxlen=self._depth)
         self.borrowed = 0  # Σ of what is owed, principal
-        self._debts = np.zeros(_FIRST_CAPACITY)  # derived
-        self._signs = np.zeros(_FIRST_CAPACITY, np.int8)  # derived, of the principals
-        self._amounts = np.zeros((_FIRST_CAPACITY, SLOTS))  # derived
+        self.weights.clear()
+        self._supplies = Column(np.bool_)  # derived: whose principal is positive
 
     def user(self, name: Address) -> int:
         """The user's number, given out on first sight."""
@@ -53,10 +52,8 @@ class Ledger:
             self.users[name] = found
             self.names.append(name)
             self.principals.append(0)
-            if found == len(self._debts):
-                self._debts = np.concatenate([self._debts, np.zeros_like(self._debts)])
-                self._signs = np.concatenate([self._signs, np.zeros_like(self._signs)])
-                self._amounts = np.concatenate([self._amounts, np.zeros_like(self._amounts)])
+            self.weights.add()
+            self._supplies.reserve(found + 1)
         return found
 
     def slot(self, asset: Address) -> int:
@@ -91,7 +88,7 @@ class Ledger:
         else:
             self._rewind.delete(self.held, key)
         self._rewind.set(self.totals, slot, self.totals.get(slot, 0) + by)
-        self._amounts[user, slot] = float(amount)
+        self.weights.set(user, slot, float(amount))
 
     def set_principal(self, user: int, principal: int) -> bool:
         """Take what the contract says; whether that is news."""
@@ -101,8 +98,8 @@ class Ledger:
             return False
         self.borrowed += max(-principal, 0) - max(-before, 0)
         self.principals[user] = principal
-        self._debts[user] = float(max(-principal, 0))
-        self._signs[user] = (principal > 0) - (principal < 0)
+        self.weights.set(user, DEBT, float(max(-principal, 0)))
+        self._supplies.cells[user] = principal > 0
         return True
 
     def back(self, number: int) -> None:
@@ -110,7 +107,7 @@ class Ledger:
         for container, key in self._rewind.back(number):
             if container is self.held:
                 user, slot = divmod(key, SLOTS)
-                self._amounts[user, slot] = float(self.held.get(key, 0))
+                self.weights.set(user, slot, float(self.held.get(key, 0)))
         while self._named and self._named[-1][0] > number:
             self.stale |= self._named.pop()[1]
 
@@ -125,33 +122,21 @@ class Ledger:
 
     def borrowers(self) -> NDArray[np.intp]:
         """Numbers of everybody who owes."""
-        return np.flatnonzero(self._debts[: len(self.names)] > 0)
+        return np.flatnonzero(self.weights.owing())
 
-    def exposed(self) -> list[int]:
+    def exposed(self) -> NDArray[np.intp]:
         """Whose principal may have moved without any event: who owes, and who owes and supplies nothing but could owe.
 
         Base that a borrower sends to another by `transfer` is in no log on either side (CometWithExtendedAssetList:
         transferBase emits only what is supplied or withdrawn).
         """
-        count = len(self.names)
-        signs = self._signs[:count]
-        found: list[int] = np.flatnonzero((signs < 0) | ((signs == 0) & self._amounts[:count].any(axis=1))).tolist()
-        return found
+        supplies = self._supplies.live(len(self.names))
+        return np.flatnonzero(self.weights.owing() | (self.weights.pledging() & ~supplies))
 
     def total(self, asset: Address) -> int:
         """Collateral of everybody together."""
         slot = self.slots.get(asset)
         return 0 if slot is None else self.totals.get(slot, 0)
-
-    def worth(self, users: NDArray[np.intp], factors: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Per user Σ collateral · factors[slot]."""
-        # All rows are multiplied, since picking the users' first would copy them.
-        sums: NDArray[np.float64] = (self._amounts[: len(self.names)] @ factors)[users]
-        return sums
-
-    def owed(self, users: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Per user the principal owed."""
-        return self._debts[users]
 
     # --------------------------------------------------------------------------------------------------- disk
 
@@ -160,15 +145,22 @@ class Ledger:
         self.clear()
         for asset in slots:
             self.slot(asset)
-        for name in names:
-            self.user(name)
-        for user, principal in enumerate(principals):
-            self.set_principal(user, principal)
-        self.held = dict(held)
+        self.names, self.users = names, {name: user for user, name in enumerate(names)}
+        self.principals, self.held = principals, held
         for key, amount in held.items():
-            user, slot = divmod(key, SLOTS)
+            slot = key % SLOTS
             self.totals[slot] = self.totals.get(slot, 0) + amount
-            self._amounts[user, slot] = float(amount)
+        owed = np.maximum(-np.fromiter(map(float, principals), np.float64, len(principals)), 0.0)
+        owing = np.flatnonzero(owed)
+        self.borrowed = sum(-principals[user] for user in owing.tolist())
+        self._supplies.load(np.fromiter((principal > 0 for principal in principals), np.bool_, len(principals)))
+        keys = np.fromiter(held, np.int64, len(held))
+        self.weights.load(
+            len(names),
+            np.concatenate([keys // SLOTS, owing]),
+            np.concatenate([keys % SLOTS, np.full(len(owing), DEBT)]),
+            np.concatenate([np.fromiter(map(float, held.values()), np.float64, len(held)), owed[owing]]),
+        )
 
     def mark(self, users: Iterable[int]) -> None:
         """Make users stale outside any block."""

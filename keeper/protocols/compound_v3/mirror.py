@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from keeper.errors import BadData
 from keeper.model import Address, Block, Head, Log, Read, Watch
@@ -15,6 +19,8 @@ from keeper.protocols.compound_v3.health import Valuation
 from keeper.protocols.compound_v3.ledger import Ledger
 from keeper.protocols.compound_v3.market import PRICE_UNIT, Market, read_market
 from keeper.protocols.compound_v3.state import State
+from keeper.protocols.kernels import kernels
+from keeper.protocols.sweep import Sweep
 
 _CHUNK = 5_000  # accounts read at a time
 _ROTATION = 200  # accounts that are looked at in passing whenever some are read
@@ -37,6 +43,7 @@ class CometMirror:
         self._alerter = alerter
         self._ledger = Ledger(undo_depth)
         self._follower = Follower(self._ledger)
+        self._sweep = Sweep(self._ledger.weights)
         self._market: Market | None = None
         self._state: State | None = None
         self._head: Head | None = None
@@ -73,7 +80,7 @@ class CometMirror:
 
     @property
     def borrower_count(self) -> int:
-        return len(self._ledger.borrowers())
+        return int(np.count_nonzero(self._ledger.weights.owing()))
 
     @property
     def dirty(self) -> bool:
@@ -143,6 +150,7 @@ class CometMirror:
 
     async def load(self, client: Client, head: Head) -> None:
         """Learn at `head` what to watch; a distrusted book starts over."""
+        await asyncio.to_thread(kernels)  # compiled, or loaded, before the first block needs them
         if self._distrust:
             self._forget()
         self._take(await read_market(client, head, self.comet))
@@ -156,9 +164,10 @@ class CometMirror:
             self._take(await read_market(client, head, self.comet))
         whole = self._silent
         exposed = self._ledger.exposed()
-        found = await self._read(client, head, self._ledger.stale | set(exposed if whole else self._next(exposed)))
+        passing = exposed if whole else self._next(exposed)
+        found = await self._read(client, head, self._ledger.stale.union(passing.tolist()))
         if not whole and (self._silent or self._ledger.borrowed != found.totals.borrow):
-            found = await self._read(client, head, self._ledger.exposed())
+            found = await self._read(client, head, self._ledger.exposed().tolist())
         if self._ledger.borrowed != found.totals.borrow:
             # Raised, so that whoever drives this book has it rebuilt: it may have been the answers that were wrong.
             raise BadData(
@@ -172,7 +181,7 @@ class CometMirror:
         self._last = head.number if self._last is None else max(self._last, head.number)
         self._synced = True
 
-    def _next(self, exposed: Sequence[int]) -> Sequence[int]:
+    def _next(self, exposed: NDArray[np.intp]) -> NDArray[np.intp]:
         """The accounts whose turn it is."""
         self._turn = self._turn if self._turn < len(exposed) else 0
         start, self._turn = self._turn, self._turn + _ROTATION
@@ -234,11 +243,15 @@ class CometMirror:
     # ------------------------------------------------------------------------------------------------- disk
 
     def snapshot(self) -> bytes:
+        return self.freeze()()
+
+    def freeze(self) -> Callable[[], bytes]:
+        """What `snapshot` would answer now, still to be worked out: in a thread, while the book goes on."""
         block = max((number for number in (self._last, self._replayed) if number is not None), default=None)
         if block is None:
             raise BadData(f"{self.name} has nothing to store yet")
         meta: dict[str, int | str] = {"comet": self.comet, "start": self.start_block, "block": block}
-        return snapshot.dump(self._ledger, meta)
+        return snapshot.freeze(self._ledger, meta)
 
     def restore(self, data: bytes) -> None:
         meta: dict[str, Any] = snapshot.meta_of(data)

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Any
 
 from keeper.errors import BadData
 from keeper.model import Address
-from keeper.protocols.compound_v3.ledger import SLOTS, Ledger
+from keeper.protocols.compound_v3.ledger import Ledger
+from keeper.protocols.compound_v3.weights import SLOTS
 
 _MAGIC = b"keeper/compound_v3/1"
 _DIGEST = 16
 _ADDRESS, _NUMBER, _KEY = 20, 16, 8  # bytes
 
 
+def freeze(ledger: Ledger, meta: dict[str, int | str]) -> Callable[[], bytes]:
+    """What `dump` would give now, still to be worked out: in a thread, while the ledger goes on."""
+    names, principals = ledger.names[:], ledger.principals[:]
+    keys, amounts = list(ledger.held), list(ledger.held.values())
+    slots, stale = list(ledger.slots), sorted(ledger.stale)
+
+    def encode() -> bytes:
+        words = meta | {"users": len(names), "slots": slots, "held": len(keys), "stale": stale}
+        body = b"".join(
+            [
+                json.dumps(words).encode() + b"\n",
+                bytes.fromhex("".join([name[2:] for name in names])),
+                b"".join([principal.to_bytes(_NUMBER, "little", signed=True) for principal in principals]),
+                b"".join([key.to_bytes(_KEY, "little") for key in keys]),
+                b"".join([amount.to_bytes(_NUMBER, "little") for amount in amounts]),
+            ]
+        )
+        return _MAGIC + blake2b(body, digest_size=_DIGEST).digest() + body
+
+    return encode
+
+
 def dump(ledger: Ledger, meta: dict[str, int | str]) -> bytes:
     """The ledger and a few words about it, as bytes."""
-    words = meta | {
-        "users": len(ledger.names),
-        "slots": list(ledger.slots),
-        "held": len(ledger.held),
-        "stale": sorted(ledger.stale),
-    }
-    body = b"".join(
-        [
-            json.dumps(words).encode() + b"\n",
-            bytes.fromhex("".join(name[2:] for name in ledger.names)),
-            b"".join(principal.to_bytes(_NUMBER, "little", signed=True) for principal in ledger.principals),
-            b"".join(key.to_bytes(_KEY, "little") for key in ledger.held),
-            b"".join(amount.to_bytes(_NUMBER, "little") for amount in ledger.held.values()),
-        ]
-    )
-    return _MAGIC + blake2b(body, digest_size=_DIGEST).digest() + body
+    return freeze(ledger, meta)()
 
 
 def meta_of(data: bytes) -> dict[str, Any]:
@@ -42,16 +51,21 @@ def meta_of(data: bytes) -> dict[str, Any]:
 
 def load(ledger: Ledger, data: bytes) -> None:
     """Fill the ledger from `dump`'s bytes; raises BadData when they are damaged or of another version."""
-    words, body = _open(data)
+    words, at = _open(data)
     try:
         users, held = int(words["users"]), int(words["held"])
         slots = [Address(item) for item in words["slots"]]
         stale = [int(item) for item in words["stale"]]
     except (KeyError, TypeError, ValueError) as error:
         raise BadData(f"the stored Comet book is incomplete: {error}") from error
-    if len(body) != users * (_ADDRESS + _NUMBER) + held * (_KEY + _NUMBER) or len(slots) > SLOTS:
-        raise BadData(f"the stored Comet book is incomplete: {len(body)} bytes for {users} users")
-    names, principals, keys, amounts = _parts(body, (users, _ADDRESS), (users, _NUMBER), (held, _KEY), (held, _NUMBER))
+    layout = ((users, _ADDRESS), (users, _NUMBER), (held, _KEY), (held, _NUMBER))
+    if len(data) - at != sum(count * size for count, size in layout) or len(slots) > SLOTS:
+        raise BadData(f"the stored Comet book is incomplete: {len(data) - at} bytes for {users} users")
+    parts = []
+    for count, size in layout:
+        parts.append(_items(data, at, count, size))
+        at += count * size
+    names, principals, keys, amounts = parts
     ledger.load(
         [Address("0x" + item.hex()) for item in names],
         [int.from_bytes(item, "little", signed=True) for item in principals],
@@ -64,21 +78,17 @@ def load(ledger: Ledger, data: bytes) -> None:
     ledger.mark(stale)
 
 
-def _parts(body: bytes, *layout: tuple[int, int]) -> list[list[bytes]]:
-    parts, at = [], 0
-    for count, size in layout:
-        parts.append([body[at + i * size : at + (i + 1) * size] for i in range(count)])
-        at += count * size
-    return parts
+def _items(data: bytes, at: int, count: int, size: int) -> Iterator[bytes]:
+    return (data[place : place + size] for place in range(at, at + count * size, size))
 
 
-def _open(data: bytes) -> tuple[dict[str, Any], bytes]:
+def _open(data: bytes) -> tuple[dict[str, Any], int]:
+    """The words, and where what follows them begins."""
     start = len(_MAGIC) + _DIGEST
     if not data.startswith(_MAGIC):
         raise BadData("the stored Comet book is of another version or no Comet book at all")
-    body = data[start:]
-    if blake2b(body, digest_size=_DIGEST).digest() != data[len(_MAGIC) : start]:
+    if blake2b(memoryview(data)[start:], digest_size=_DIGEST).digest() != data[len(_MAGIC) : start]:
         raise BadData("the stored Comet book is damaged (checksum)")
-    line, _, rest = body.partition(b"\n")
-    words: dict[str, Any] = json.loads(line)
-    return words, rest
+    end = data.index(b"\n", start)
+    words: dict[str, Any] = json.loads(data[start:end])
+    return words, end + 1

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from keeper.model import Address
 from keeper.protocols.columns import Column, WideColumn, wide_sum
+from keeper.protocols.groups import Groups
 from keeper.rewind import Rewind
 
 # Rounding and virtual shares move a debt by less than four base units; a share is worth at least a millionth of one
@@ -36,6 +37,7 @@ class Ledger:
         self.index: dict[int, int] = {}  # (market, user) → entry
         self.allowed: dict[int, int] = {}  # (user, agent) → 1
         self.market = Column(np.int32)
+        self._by_market = Groups(self.market)
         self.user = Column(np.int32)
         self.supply = WideColumn()
         self.borrow = WideColumn()
@@ -126,6 +128,7 @@ class Ledger:
 
     def undone(self, restored: list[tuple[object, object]]) -> None:
         """Derive anew what `Rewind.back` touched."""
+        self._by_market.cut(self.counts[1])
         touched = {
             key
             for container, key in restored
@@ -180,17 +183,16 @@ class Ledger:
         self._loose.clear()
         return self.top.live(markets)
 
-    def members(self, market: int) -> NDArray[np.intp]:
-        """Entries of one market."""
-        return np.flatnonzero(self.market.live(self.counts[1]) == market)
+    def members(self, market: int) -> NDArray[np.int32]:
+        """Entries of one market, ascending. A view: valid until the next entry is made."""
+        return self._by_market.of(market, self.counts[1])
 
-    def groups(self) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    def groups(self) -> Iterator[tuple[int, NDArray[np.int32]]]:
         """Every market with entries, and its entries."""
-        markets = self.market.live(self.counts[1])
-        order = np.argsort(markets, kind="stable")
-        starts = np.flatnonzero(np.diff(markets[order], prepend=-1))
-        for members in np.split(order, starts[1:]) if len(order) else ():
-            yield int(markets[members[0]]), members
+        for market in sorted(self._by_market.values(self.counts[1])):
+            members = self.members(market)
+            if len(members):
+                yield market, members
 
     def name(self, entry: int) -> Address:
         """Whose entry it is."""

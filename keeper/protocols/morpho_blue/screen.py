@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 MARGIN = 1e-9
 RATE_ERROR = 1e-17
 _LEAST_DEBT_PER_SHARE = 4.0 / SHARES_OF_SLACK
-_FEW = 16  # markets that are looked into one by one; when there are more, one sweep over all positions costs less
+_STRIDE = 4  # positions that are read in a row in the time in which one of a market is looked up
 _LN_2 = irm.LN_2 / 1e18
 _JUMP = 1e-9  # distance from a jump of the exponential within which both sides are taken
 
@@ -57,17 +57,19 @@ def lines(registry: Registry, views: Views, timestamp: int) -> Floats:
 
 def above(ledger: Ledger, levels: Floats) -> list[int]:
     """Entries whose ratio is not below the level of their market."""
-    tops = ledger.tops(len(levels))
-    markets = np.flatnonzero((tops >= levels) & (tops > 0.0))
-    if len(markets) > _FEW:
-        ratios = ledger.ratio.live(ledger.counts[1])
-        everywhere = (ratios >= levels[ledger.market.live(ledger.counts[1])]) & (ratios > 0.0)
-        return [int(entry) for entry in np.flatnonzero(everywhere)]
+    tops, entries = ledger.tops(len(levels)), ledger.counts[1]
+    markets = np.flatnonzero((tops >= levels) & (tops > 0.0)).tolist()
+    members = [ledger.members(market) for market in markets]
+    if sum(map(len, members)) > entries // _STRIDE:
+        ratios = ledger.ratio.live(entries)
+        everywhere: list[int] = np.flatnonzero(
+            (ratios >= levels[ledger.market.live(entries)]) & (ratios > 0.0)
+        ).tolist()
+        return everywhere
     found: list[int] = []
-    for market in markets:
-        members = ledger.members(int(market))
-        ratios = ledger.ratio.data[members]
-        found += members[(ratios >= levels[market]) & (ratios > 0.0)].tolist()
+    for market, mine in zip(markets, members, strict=True):
+        ratios = ledger.ratio.data[mine]
+        found += mine[(ratios >= levels[market]) & (ratios > 0.0)].tolist()
     return sorted(found)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numba
 
-from keeper.protocols.aave_v3.kernels import Entries, Floats, Ints, Sums
+from keeper.protocols.kernels import Entries, Floats, Ints, Sums
 
 _COLUMNS = "int32[::1],int32[::1],int32[::1],float64[::1],int32[::1],int32[::1]"
 _REST = "float64[::1],float64,float64,float64[::1],float64[::1],boolean[::1]"

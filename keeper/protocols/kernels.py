@@ -82,8 +82,16 @@ class NumpyKernels:
 def kernels() -> Kernels:
     """The compiled loops where numba is installed. The first call takes seconds when they are not cached on disk."""
     try:
-        compiled = import_module("keeper.protocols.aave_v3.compiled")
+        compiled = import_module("keeper.protocols.compiled")
     except ImportError:
         return NumpyKernels()
     found: Kernels = compiled.CompiledKernels()
     return found
+
+
+def balances(entries: Entries, factors: Floats) -> Floats:
+    """Per user Σ weight · factors[kind], in one sweep."""
+    users = len(entries.first)
+    sums = Sums(np.zeros(users), np.zeros(users), np.zeros(users, np.bool_))
+    kernels().everybody(entries, factors, 0.0, 0.0, sums)
+    return sums.balance
