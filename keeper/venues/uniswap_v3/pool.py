@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from math import sqrt
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class V3Pool:
         "_level",
         "_starts",
         "address",
+        "fee",
         "liquidity",
         "sqrt_price",
         "tick",
@@ -63,17 +65,13 @@ class V3Pool:
         self.token0 = token0
         self.token1 = token1
         self.ticks = ticks
+        self.fee = ticks.fee  # pips
         self.sqrt_price = sqrt_price
         self.tick = tick
         self.liquidity = ticks.liquidity_at(tick)
         self._level = 1 / sqrt(1 - ticks.fee / FEE_UNIT)
         self._curves: list[tuple[float, Curve] | None] = [None, None]  # with how far they reach
-        self._starts: list[_Start | bool | None] = [False, False]  # False: not worked out yet
-
-    @property
-    def fee(self) -> int:
-        """Pips."""
-        return self.ticks.fee
+        self._starts: list[_Start | Literal[False] | None] = [False, False]  # False: not worked out yet
 
     def pairs(self) -> tuple[Self, ...]:
         """It has two tokens."""
@@ -89,11 +87,17 @@ class V3Pool:
 
     def quote_in(self, zero_for_one: bool, amount_in: int) -> int | None:
         """Output for exactly `amount_in`; None when the pool cannot take it all."""
+        start = self._starts[zero_for_one]
+        if start and 0 < amount_in < start[2][_IN]:  # most trades end in the range they start in
+            return partial_in(self.sqrt_price, self.liquidity, amount_in, self.fee, zero_for_one)[0]
         walked = self._walk(zero_for_one, amount_in, _IN)
         return None if walked is None else walked[0]
 
     def quote_out(self, zero_for_one: bool, amount_out: int) -> int | None:
         """Input for exactly `amount_out`; None when the pool cannot give it all."""
+        start = self._starts[zero_for_one]
+        if start and 0 < amount_out < start[2][_OUT]:
+            return partial_out(self.sqrt_price, self.liquidity, amount_out, self.fee, zero_for_one)[0]
         walked = self._walk(zero_for_one, amount_out, _OUT)
         return None if walked is None else walked[0]
 
@@ -130,7 +134,7 @@ class V3Pool:
 
     def _start(self, zero_for_one: bool) -> _Start | None:
         known = self._starts[zero_for_one]
-        if isinstance(known, bool):
+        if known is False:
             known = self._starts[zero_for_one] = self._make_start(zero_for_one)
         return known
 
@@ -153,30 +157,29 @@ class V3Pool:
         """(amount of the other side, sqrt price after, last boundary reached or −1) of a swap that fixes `side`."""
         if not 0 < amount <= _MAX_AMOUNT:
             return None
-        start = self._starts[zero_for_one]
-        if isinstance(start, bool):
-            start = self._start(zero_for_one)
+        start = self._starts[zero_for_one] or self._start(zero_for_one)
         if start is None:
             return None
         ladder, first, amounts, base = start
         partial = partial_out if side else partial_in
         if amount < amounts[side]:
-            other, price = partial(self.sqrt_price, self.liquidity, amount, self.ticks.fee, zero_for_one)
+            other, price = partial(self.sqrt_price, self.liquidity, amount, self.fee, zero_for_one)
             first += ladder.origin
             return other, price, first if price == ladder.price[first] else -1
         wanted = amount + base[side]
-        index = ladder.find(side, wanted, first + ladder.origin)
-        if index is None:
+        mine, others = ladder.sums[side], ladder.sums[1 - side]
+        if mine[-1] < wanted and not ladder.reach(side, wanted):
             return None
-        sums = ladder.sums
-        rest = wanted - sums[side][index]
-        if rest == 0:
-            return sums[1 - side][index] - base[1 - side], ladder.price[index], index
-        before = ladder.price[index - 1]
-        rest = wanted - sums[side][index - 1]
-        other, price = partial(before, ladder.liquidity[index], rest, self.ticks.fee, zero_for_one)
-        other += sums[1 - side][index - 1] - base[1 - side]
-        return other, price, index if price == ladder.price[index] else index - 1
+        index = bisect_left(mine, wanted, first + ladder.origin)
+        if mine[index] == wanted:
+            return others[index] - base[1 - side], ladder.price[index], index
+        rest, before = wanted - mine[index - 1], ladder.price[index - 1]
+        other, price = partial(before, ladder.liquidity[index], rest, self.fee, zero_for_one)
+        return (
+            other + others[index - 1] - base[1 - side],
+            price,
+            index if price == ladder.price[index] else index - 1,
+        )
 
     def _swap(self, zero_for_one: bool, amount: int, side: int) -> tuple[int, Self] | None:
         walked = self._walk(zero_for_one, amount, side)

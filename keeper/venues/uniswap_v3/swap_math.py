@@ -1,7 +1,8 @@
 """One step of a swap inside one range of constant liquidity, as ``SwapMath.sol`` and ``SqrtPriceMath.sol``.
 
 Prices are sqrt prices in Q64.96, liquidity and amounts are plain integers, fees are in pips (1e-6). Division floors
-unless the name says ``up``; the contract's 512-bit ``mulDiv`` is Python's unbounded ``*`` and ``//``.
+unless the name says ``up``; the contract's 512-bit ``mulDiv`` is Python's unbounded ``*`` and ``//``. Where it divides
+twice and rounds the same way, dividing by the product is the same.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ FEE_UNIT = 1_000_000
 
 def amount0_up(low: int, high: int, liquidity: int) -> int:
     """Token0 between two prices, rounded up: ``SqrtPriceMath.getAmount0Delta(…, true)``."""
-    return -(-(liquidity << 96) * (high - low) // high // low)
+    return -(-(liquidity << 96) * (high - low) // (high * low))
 
 
 def amount0_down(low: int, high: int, liquidity: int) -> int:
     """Token0 between two prices, rounded down: ``SqrtPriceMath.getAmount0Delta(…, false)``."""
-    return (liquidity << 96) * (high - low) // high // low
+    return (liquidity << 96) * (high - low) // (high * low)
 
 
 def amount1_up(low: int, high: int, liquidity: int) -> int:
@@ -52,7 +53,7 @@ def partial_in(price: int, liquidity: int, remaining: int, fee: int, zero_for_on
     paid = remaining * (FEE_UNIT - fee) // FEE_UNIT
     if not zero_for_one:
         after = price + (paid << 96) // liquidity
-        return (liquidity << 96) * (after - price) // after // price, after
+        return (liquidity << 96) * (after - price) // (after * price), after
     if paid == 0:
         return 0, price
     numerator = liquidity << 96
@@ -70,11 +71,12 @@ def partial_out(price: int, liquidity: int, remaining: int, fee: int, zero_for_o
 
     ``SqrtPriceMath.getNextSqrtPriceFromOutput``; its two requirements hold because less than a full step is wanted.
     """
-    numerator = liquidity << 96
     if zero_for_one:
-        after = price - -(-(remaining << 96) // liquidity)
-        paid = -(-numerator * (price - after) // price // after)
+        moved = -(-(remaining << 96) // liquidity)
+        after = price - moved
+        paid = -(-(liquidity << 96) * moved // (price * after))
     else:
+        numerator = liquidity << 96
         after = -(-numerator * price // (numerator - remaining * price))
         paid = -(-liquidity * (after - price) >> 96)
     return paid - (-paid * fee // (FEE_UNIT - fee)), after

@@ -150,25 +150,14 @@ class Ladder:
             self._grow()
         return bisect_left(self.keys, place) - self.origin
 
-    def find(self, side: int, wanted: int, first: int) -> int | None:
-        """First boundary from index `first` on whose sum on `side` (0 in, 1 out) reaches `wanted`.
-
-        None when all the liquidity ahead does not.
-        """
+    def reach(self, side: int, wanted: int) -> bool:
+        """Grow until the sum on `side` (0 in, 1 out) is at least `wanted`; False when the liquidity ends before."""
         sums = self.sums[side]
         while sums[-1] < wanted:
             if self.keys[-1] == self._end:
-                return None
+                return False
             self._grow()
-        return bisect_left(sums, wanted, first)
-
-    def liquid(self, index: int) -> int:
-        """First boundary from `index` on whose step has liquidity."""
-        while not self.liquidity[index]:
-            index += 1
-            if index == len(self.keys):
-                self._grow()
-        return index
+        return True
 
     def floats(self) -> tuple[Floats, Floats, Floats, Floats]:
         """By boundary, in floats: its price, the sums of what is paid and given, and 1 where a tick is initialised."""
