@@ -65,6 +65,7 @@ class Curve(Generic[T]):
         self._xs: list[int] = []
         self._points: list[tuple[int, int, int]] = []  # amount, net, gas cost; ascending
         self._values: list[T] = []  # what was tried there
+        self._bounds: dict[Piece, tuple[int | None, int]] = {}  # as far as known
         self._dented = False
         self._cap: int | None = None  # lowest amount known to be impossible
         self._target = self._end
@@ -131,6 +132,7 @@ class Curve(Generic[T]):
             else:
                 self._cap = amount
                 self._pieces = [piece for piece in self._pieces if piece[1] < amount]
+            self._bounds.clear()
             return
         net, cost, dented, value = result
         self._dented = self._dented or dented
@@ -138,8 +140,15 @@ class Curve(Generic[T]):
         self._xs.insert(place, amount)
         self._points.insert(place, (amount, net, cost))
         self._values.insert(place, value)
+        self._forget(place)
         if self.best is None or net > self.best[0]:
             self.best = (net, value)
+
+    def _forget(self, place: int) -> None:
+        """A bound rests on the two points on either side: those that rest on the one at `place` are void."""
+        low = self._xs[place - 2] if place >= 2 else 0
+        high = self._xs[place + 2] if place + 2 < len(self._xs) else self._end
+        self._bounds = {piece: bound for piece, bound in self._bounds.items() if piece[1] < low or piece[0] > high}
 
     def _cut(self, amount: int) -> None:
         pieces: list[Piece] = []
@@ -166,9 +175,11 @@ class Curve(Generic[T]):
         """Find the untried amount with the highest bound."""
         self.finished = True
         for piece in self._pieces:
-            bound, target = self._bound(piece)
             if piece[1] - piece[0] < piece[1] >> FINEST and self._touches(piece):
                 continue
+            if piece not in self._bounds:
+                self._bounds[piece] = self._bound(piece)
+            bound, target = self._bounds[piece]
             if self.finished or (self.bound is not None and (bound is None or bound > self.bound)):
                 self.finished, self.bound, self._target = False, bound, target
 
@@ -213,14 +224,14 @@ def _at(line: Line, x: int) -> int:
 
 def _peak(lines: Sequence[Line], low: int, high: int) -> tuple[int, int]:
     """Maximum over [low, high] of the lowest of `lines`, and where it is; the larger amount where it is level."""
-    places = {low, high}
+    places = [low, high]
     for index, (x0, y0, dy0, dx0) in enumerate(lines):
         for x1, y1, dy1, dx1 in lines[index + 1 :]:
             slopes = dy0 * dx1 - dy1 * dx0
             if slopes:
                 x = ((y1 - y0) * dx0 * dx1 + dy0 * x0 * dx1 - dy1 * x1 * dx0) // slopes
-                places.update(place for place in (x, x + 1) if low < place < high)
-    return max((min(_at(line, x) for line in lines), x) for x in places)
+                places += [place for place in (x, x + 1) if low < place < high]
+    return max([(min([y - dy * (x0 - x) // dx for x0, y, dy, dx in lines]), x) for x in places])
 
 
 def maximise(curves: Sequence[Curve[T]], *, tolerance_bps: int, limit: int) -> Curve[T] | None:
@@ -245,5 +256,8 @@ def maximise(curves: Sequence[Curve[T]], *, tolerance_bps: int, limit: int) -> C
 
 
 def _leader(curves: Sequence[Curve[T]]) -> Curve[T] | None:
-    found = [curve for curve in curves if curve.best is not None]
-    return max(found, key=lambda curve: curve.best[0] if curve.best else 0, default=None)
+    leader, most = None, 0
+    for curve in curves:
+        if curve.best is not None and (leader is None or curve.best[0] > most):
+            leader, most = curve, curve.best[0]
+    return leader

@@ -245,6 +245,7 @@ class AavePair:
         self._gas = gas
         self.terms = now.terms
         self.available = available
+        self._results: dict[int, Result] = {}
         self.ample = max(quote.collateral for quote in (now, late, head))
         quotes = (now, late, head) if self.terms.rules.must_not_leave_dust else (now, late)
         largest = min(quote.largest_partial(available) for quote in quotes)
@@ -299,11 +300,14 @@ class AavePair:
 
     def result(self, repay: int) -> Result:
         """What repaying `repay` moves at the position's timestamp; raises ValueError where the contract reverts."""
-        found = self._now.call(self.cover(repay))
+        found = self._results.get(repay)
         if found is None:
-            raise ValueError(
-                f"liquidationCall reverts for {repay} of {self.debt.symbol} against {self.collateral.symbol}"
-            )
+            found = self._now.call(self.cover(repay))
+            if found is None:
+                raise ValueError(
+                    f"liquidationCall reverts for {repay} of {self.debt.symbol} against {self.collateral.symbol}"
+                )
+            self._results[repay] = found
         return found
 
     def seize(self, repay: int) -> Seizure:
