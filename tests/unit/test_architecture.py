@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = {"model", "errors", "maths", "ports", "program", "abi", "rewind"}
+CORE = {"model", "errors", "maths", "ports", "program", "abi", "rewind", "memory"}
 ADAPTERS = {"protocols", "venues", "chain", "execution", "journal", "ops"}
 ALLOWED = {
     "errors": set(),
@@ -19,6 +19,7 @@ ALLOWED = {
     "program": {"model", "errors"},
     "abi": {"model", "errors"},
     "rewind": {"model", "errors"},
+    "memory": set(),
     "ports": {"model", "errors", "program", "maths"},
     "strategy": {"model", "errors", "maths", "ports", "program"},
     "config": {"model", "errors"},

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from keeper.model import Address
 from keeper.protocols.columns import Column, WideColumn, wide_sum
 from keeper.protocols.groups import Groups
+from keeper.protocols.names import numbered
 from keeper.rewind import Rewind
 
 # Rounding and virtual shares move a debt by less than four base units; a share is worth at least a millionth of one
@@ -155,7 +156,7 @@ class Ledger:
 
     def fill(self, names: list[Address], columns: Mapping[str, NDArray[Any]]) -> None:
         """Take users and entries as they were stored; their markets must be there. Raises KeyError, ValueError."""
-        self.names, self.users = names, {name: number for number, name in enumerate(names)}
+        self.names, self.users = names, numbered(names)
         for column in ("market", "user", "supply", "borrow", "collateral"):
             getattr(self, column).load(columns[column])
         entries = len(columns["market"])
