@@ -221,10 +221,10 @@ class Ledger:
         number, low = self.users.get(agent), (1 << _USERS) - 1
         return set() if number is None else {key >> _USERS for key in self.allowed if key & low == number}
 
-    def with_debt(self) -> Iterator[int]:
+    def with_debt(self) -> NDArray[np.intp]:
         """Entries with debt, in order."""
         live = self.borrow.live(self.counts[1])
-        yield from (int(entry) for entry in np.flatnonzero((live[:, 0] | live[:, 1]) != 0))
+        return np.flatnonzero(live[:, 0] | live[:, 1])
 
     def count_debtors(self) -> int:
         """Entries with debt, counted."""
