@@ -18,8 +18,9 @@ import keeper.app  # noqa: F401 - the whole program is loaded, as in the daemon
 from benchmarks.crowd import who
 from benchmarks.measure import Stall, peak, resident
 from benchmarks.screen import crowd, valued
-from keeper.chain.checkpoints import Checkpoints, give_back
+from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.rebuild import frozen
+from keeper.memory import give_back, large_blocks_apart
 from keeper.model import Address, Hash
 from keeper.protocols.aave_v3 import AaveV3Book, snapshot
 from keeper.protocols.aave_v3.ledger import SUPPLY, slot
@@ -74,6 +75,7 @@ async def live(path: Path, users: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    large_blocks_apart()
     with tempfile.TemporaryDirectory() as folder:
         place, number = Path(folder) / "mirrors.sqlite3", int(sys.argv[1])
         if len(sys.argv) > 2:  # a child makes what is restored, so that making it weighs nothing here

@@ -8,6 +8,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from keeper.memory import large_blocks_apart
+
 
 def main() -> NoReturn:
     """Import the command line, which takes a moment in which a signal must neither be lost nor print a traceback."""
@@ -16,6 +18,7 @@ def main() -> NoReturn:
     if usual is signal.default_int_handler:
         signal.signal(signal.SIGINT, _ended)
     signal.signal(signal.SIGTERM, _ended)
+    large_blocks_apart()
     from keeper.cli import main as run  # noqa: PLC0415 - see above
 
     if not daemon:  # a question that is interrupted says so; an import may swallow the exception that says it

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -17,6 +15,7 @@ from urllib.parse import quote
 import structlog
 
 from keeper.errors import ConfigError
+from keeper.memory import give_back
 from keeper.model import Hash
 
 T = TypeVar("T")
@@ -127,12 +126,6 @@ class Checkpoints:
                     ) from error
 
         return await asyncio.to_thread(locked)
-
-
-def give_back() -> None:
-    """Return freed memory to the system, where the C library can: a large snapshot's copies would stay resident."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def inspect(path: Path, chain_id: int) -> bool:

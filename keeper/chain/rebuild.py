@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from keeper.chain.checkpoints import Checkpoints, give_back
+from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.client import NodeClient
 from keeper.chain.tracks import Chain, Track, within
 from keeper.errors import BadData, Transient
+from keeper.memory import give_back
 from keeper.model import Hash, Watch
 from keeper.ports import Freezable, Mirror
 

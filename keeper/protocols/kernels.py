@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from keeper.memory import unload
+
 Ints = NDArray[np.signedinteger[Any]]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -85,6 +87,7 @@ def kernels() -> Kernels:
         compiled = import_module("keeper.protocols.compiled")
     except ImportError:
         return NumpyKernels()
+    unload("libllvmlite")  # some 70 MB of a compiler that has done its work
     found: Kernels = compiled.CompiledKernels()
     return found
 

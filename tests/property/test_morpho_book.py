@@ -188,7 +188,7 @@ def test_the_screen_never_lets_anybody_slip(seed: int) -> None:
         book.observe(head, answers)
         names = set(book.screen(timestamp))
         # Debt without collateral cannot come about on the chain, and there would be nothing to seize.
-        seizable = {book._handle(e) for e in ledger.with_debt() if ledger.collateral[e]}
+        seizable = {book._handle(e) for e in ledger.with_debt().tolist() if ledger.collateral[e]}
         weak = {a.handle for a in book.accounts(timestamp) if a.health_factor < WAD} & seizable
         assert weak <= names
         screened, exact = screened + len(names), exact + len(weak)

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = {"model", "errors", "maths", "ports", "program", "abi", "rewind", "compiled"}
+CORE = {"model", "errors", "maths", "ports", "program", "abi", "rewind", "compiled", "memory"}
 ADAPTERS = {"protocols", "venues", "chain", "execution", "journal", "ops"}
 ALLOWED = {
     "errors": set(),
@@ -21,6 +21,7 @@ ALLOWED = {
     "abi": {"model", "errors", "abi_writing"},
     "compiled": set(),
     "rewind": {"model", "errors"},
+    "memory": set(),
     "ports": {"model", "errors", "program", "maths"},
     "strategy": {"model", "errors", "maths", "ports", "program"},
     "config": {"model", "errors"},

@@ -273,7 +273,7 @@ class AaveV3Book(AaveV3Mirror):
         borrowers = self._ledger.borrowers()
         if len(borrowers) > sample:
             chosen = random.Random(head.number)  # noqa: S311 - a sample, not a secret
-            borrowers = np.array(chosen.sample(borrowers.tolist(), sample))
+            borrowers = borrowers[chosen.sample(range(len(borrowers)), sample)]
         names = [self._ledger.names[user] for user in borrowers]
         reads = tuple(Read(self.market.pool, POOL.encode("getUserAccountData", name)) for name in names)
         for name, answer in zip(names, await client.read(reads, head) if reads else [], strict=True):

@@ -240,7 +240,7 @@ class Ledger:
         owner = self.owner.live(entries)
         if entries and not (owner[1:] >= owner[:-1]).all():
             order = np.argsort(owner, kind="stable")
-            for column in self._entry_columns():
+            for column in (self.owner, self.slot, self.enabled, self.amount, self.weight, self.kind):
                 column.load(column.live(entries)[order])
         first, following = chains(self.owner.live(entries), users)
         self.first.load(first)

@@ -278,7 +278,6 @@ class AaveV3Mirror:
     def restore(self, data: bytes) -> None:
         meta = snapshot.load(self._ledger, data, self._make_room)
         block, stable = cast(int, meta["block"]), cast(list[str], meta["stable"])
-        self._ledger.compact()
         self._last = block
         self._follower.suspect = bool(meta.get("suspect"))
         self._follower.stable_users.update({self._ledger.users[Address(n)]: 1 for n in stable})

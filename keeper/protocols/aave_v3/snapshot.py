@@ -10,14 +10,14 @@ from hashlib import blake2b
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keeper.errors import BadData
-from keeper.model import Address
 from keeper.protocols.aave_v3.ledger import DEBT, IGNORED, KINDS, Ledger, kind
+from keeper.protocols.names import numbered, packed, unpacked
 
 _MAGIC = b"keeper/aave_v3/1"
 _DIGEST = 16
-_ADDRESS = 20
 
 
 Meta = dict[str, int | str | list[str]]
@@ -27,25 +27,28 @@ def freeze(ledger: Ledger, meta: Meta) -> Callable[[], bytes]:
     """What `dump` would give now, still to be worked out: in a thread, while the ledger goes on."""
     users, entries = ledger.counts
     names = ledger.names[:users]
+    amount = ledger.amount.live(entries)
+    large = np.flatnonzero(amount[:, 1])
     columns = {
         "emode": ledger.emode.live(users).copy(),
-        "first": ledger.first.live(users).copy(),
         "owner": ledger.owner.live(entries).copy(),
         "slot": ledger.slot.live(entries).copy(),
-        "following": ledger.following.live(entries).copy(),
         "enabled": ledger.enabled.live(entries).copy(),
-        "amount": ledger.amount.live(entries).copy(),
+        "low": amount[:, 0].copy(),
+        "large": large,
+        "high": amount[large, 1],
     }
 
     def encode() -> bytes:
-        raw = np.frombuffer(bytes.fromhex("".join([name[2:] for name in names])), np.uint8)
         buffer = io.BytesIO()
         np.savez(
             buffer,
             meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
-            names=raw.reshape(len(names), _ADDRESS),
-            **columns,  # type: ignore[arg-type]  # numpy's stub takes the last keyword for `allow_pickle`
+            names=packed(names),
+            **columns,
         )
+        del names[:]
+        columns.clear()
         body = buffer.getbuffer()
         return b"".join((_MAGIC, blake2b(body, digest_size=_DIGEST).digest(), body))
 
@@ -58,7 +61,7 @@ def dump(ledger: Ledger, meta: Meta) -> bytes:
 
 
 def load(ledger: Ledger, data: bytes, check: Callable[[Meta], None] | None = None) -> Meta:
-    """Fill the ledger from `dump`'s bytes; returns the words about it.
+    """Fill the ledger from `dump`'s bytes, every user's entries side by side; returns the words about it.
 
     Raises BadData when they are damaged or of another version, and whatever `check` does, before the ledger is touched.
     """
@@ -67,19 +70,29 @@ def load(ledger: Ledger, data: bytes, check: Callable[[Meta], None] | None = Non
         if check is not None:
             check(meta)
         try:
-            names = arrays["names"].tobytes().hex()
-            size = 2 * _ADDRESS
-            addresses = cast(list[Address], ["0x" + names[at : at + size] for at in range(0, len(names), size)])
+            addresses = unpacked(arrays["names"])
             ledger.clear()
             ledger.names = addresses
-            ledger.users = dict(zip(addresses, range(len(addresses)), strict=True))
+            ledger.users = numbered(addresses)
             ledger.counts = [len(addresses), len(arrays["owner"])]
-            for column in ("emode", "first", "owner", "slot", "following", "enabled", "amount"):
+            for column in ("emode", "owner", "slot", "enabled"):
                 getattr(ledger, column).load(arrays[column])
+            ledger.amount.load(_amounts(arrays))
         except (KeyError, ValueError, TypeError) as error:
             raise BadData(f"the stored Aave book is incomplete: {error}") from error
     derive(ledger)
+    ledger.compact()
     return meta
+
+
+def _amounts(arrays: np.lib.npyio.NpzFile) -> NDArray[np.uint64]:
+    if "amount" in arrays:
+        return cast(NDArray[np.uint64], arrays["amount"])
+    low = arrays["low"]
+    found = np.zeros((len(low), 2), np.uint64)
+    found[:, 0] = low
+    found[arrays["large"], 1] = arrays["high"]
+    return found
 
 
 def derive(ledger: Ledger) -> None:

@@ -17,6 +17,7 @@ from keeper.errors import BadData
 from keeper.model import Address
 from keeper.protocols.columns import Column
 from keeper.protocols.compound_v3.weights import DEBT, SLOTS, Weights
+from keeper.protocols.names import numbered
 from keeper.rewind import Rewind
 
 
@@ -145,7 +146,7 @@ class Ledger:
         self.clear()
         for asset in slots:
             self.slot(asset)
-        self.names, self.users = names, {name: user for user, name in enumerate(names)}
+        self.names, self.users = names, numbered(names)
         self.principals, self.held = principals, held
         for key, amount in held.items():
             slot = key % SLOTS

@@ -11,6 +11,7 @@ from keeper.errors import BadData
 from keeper.model import Address
 from keeper.protocols.compound_v3.ledger import Ledger
 from keeper.protocols.compound_v3.weights import SLOTS
+from keeper.protocols.names import packed
 
 _MAGIC = b"keeper/compound_v3/1"
 _DIGEST = 16
@@ -28,7 +29,7 @@ def freeze(ledger: Ledger, meta: dict[str, int | str]) -> Callable[[], bytes]:
         body = b"".join(
             [
                 json.dumps(words).encode() + b"\n",
-                bytes.fromhex("".join([name[2:] for name in names])),
+                packed(names).tobytes(),
                 b"".join([principal.to_bytes(_NUMBER, "little", signed=True) for principal in principals]),
                 b"".join([key.to_bytes(_KEY, "little") for key in keys]),
                 b"".join([amount.to_bytes(_NUMBER, "little") for amount in amounts]),

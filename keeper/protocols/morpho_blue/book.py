@@ -136,7 +136,7 @@ class MorphoBlueBook(MorphoBlueMirror):
         return None if scene is None else account(scene, borrower, holding)
 
     def accounts(self, timestamp: int) -> Iterator[Account]:
-        for entry in self._ledger.with_debt():
+        for entry in self._ledger.with_debt().tolist():
             scene = self._scene(self._ledger.market[entry], None, timestamp)
             if scene is not None:
                 yield account(scene, self._ledger.name(entry), self._holding(entry))
@@ -223,10 +223,11 @@ class MorphoBlueBook(MorphoBlueMirror):
         """The first difference from the contract's own views at `head`, if any."""
         if self._head is None or self._head.hash != head.hash or not self._synced:
             return None
-        entries = list(self._ledger.with_debt())
+        entries = self._ledger.with_debt()
         if len(entries) > sample:
-            entries = random.Random(head.number).sample(entries, sample)  # noqa: S311 - a sample, not a secret
-        wrong = await checks.difference(client, head, self.address, self._registry, self._ledger, entries)
+            chosen = random.Random(head.number)  # noqa: S311 - a sample, not a secret
+            entries = entries[chosen.sample(range(len(entries)), sample)]
+        wrong = await checks.difference(client, head, self.address, self._registry, self._ledger, entries.tolist())
         return None if wrong is None else Skip(SkipReason.MARKET_UNKNOWN, f"{self.name}: {wrong}")
 
     # ----------------------------------------------------------------------------------------------- helpers

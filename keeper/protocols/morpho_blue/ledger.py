@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from keeper.model import Address
 from keeper.protocols.columns import Column, WideColumn, wide_sum
 from keeper.protocols.groups import Groups
+from keeper.protocols.names import numbered
 from keeper.rewind import Rewind
 
 # Rounding and virtual shares move a debt by less than four base units; a share is worth at least a millionth of one
@@ -155,7 +156,7 @@ class Ledger:
 
     def fill(self, names: list[Address], columns: Mapping[str, NDArray[Any]]) -> None:
         """Take users and entries as they were stored; their markets must be there. Raises KeyError, ValueError."""
-        self.names, self.users = names, {name: number for number, name in enumerate(names)}
+        self.names, self.users = names, numbered(names)
         for column in ("market", "user", "supply", "borrow", "collateral"):
             getattr(self, column).load(columns[column])
         entries = len(columns["market"])
@@ -220,10 +221,10 @@ class Ledger:
         number, low = self.users.get(agent), (1 << _USERS) - 1
         return set() if number is None else {key >> _USERS for key in self.allowed if key & low == number}
 
-    def with_debt(self) -> Iterator[int]:
+    def with_debt(self) -> NDArray[np.intp]:
         """Entries with debt, in order."""
         live = self.borrow.live(self.counts[1])
-        yield from (int(entry) for entry in np.flatnonzero((live[:, 0] | live[:, 1]) != 0))
+        return np.flatnonzero(live[:, 0] | live[:, 1])
 
     def count_debtors(self) -> int:
         """Entries with debt, counted."""

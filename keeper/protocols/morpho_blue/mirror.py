@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -205,7 +206,7 @@ class MorphoBlueMirror:
         await self._recognise(client, head)
         await checks.complete(client, head, self.address, self._registry)
         if not self._synced:
-            checks.verify(self._registry, self._ledger, self.start_block)
+            await asyncio.to_thread(checks.verify, self._registry, self._ledger, self.start_block)
         self._last = head.number if self._last is None else max(self._last, head.number)
         self._synced = True
         self._moved()

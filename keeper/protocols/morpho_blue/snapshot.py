@@ -19,10 +19,10 @@ from keeper.protocols.morpho_blue.irm import Kind
 from keeper.protocols.morpho_blue.ledger import Ledger
 from keeper.protocols.morpho_blue.market import Params, State
 from keeper.protocols.morpho_blue.registry import Registry
+from keeper.protocols.names import packed, unpacked
 
 _MAGIC = b"keeper/morpho_blue/1"
 _DIGEST = 16
-_ADDRESS = 20
 _COLUMNS = ("market", "user", "supply", "borrow", "collateral")
 
 
@@ -64,12 +64,11 @@ def freeze(
             [t.contract, t.market, str(t.lltv), *(str(w) for w in (*t.close, *t.incentive)), t.oracle]
             for t in contracts
         ]
-        raw = np.frombuffer(bytes.fromhex("".join([name[2:] for name in names])), np.uint8)
         buffer = io.BytesIO()
         np.savez(
             buffer,
             words=np.frombuffer(json.dumps(words).encode(), np.uint8),
-            names=raw.reshape(len(names), _ADDRESS),
+            names=packed(names),
             allowed=np.array(allowed, np.int64),
             **columns,
         )
@@ -131,9 +130,6 @@ def fill(stored: Stored, registry: Registry, ledger: Ledger, follower: Follower)
                 (int(incentive1), int(incentive2)),
                 Address(oracle),
             )
-        text = stored.arrays["names"].tobytes().hex()
-        size = 2 * _ADDRESS
-        names = [Address("0x" + text[at : at + size]) for at in range(0, len(text), size)]
-        ledger.fill(names, stored.arrays)
+        ledger.fill(unpacked(stored.arrays["names"]), stored.arrays)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise BadData(f"the stored Morpho book is incomplete: {error}") from error
