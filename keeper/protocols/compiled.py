@@ -1,34 +1,17 @@
-"""`kernels` as machine code. It runs without the interpreter's lock, so that a thread can have it."""
+"""`kernels` as machine code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
-
+from keeper.compiled import compiled
 from keeper.protocols.kernels import Entries, Floats, Ints, Sums
 
 _COLUMNS = "int32[::1],int32[::1],int32[::1],float64[::1],int32[::1],int32[::1]"
 _REST = "float64[::1],float64,float64,float64[::1],float64[::1],boolean[::1]"
-_Function = Callable[..., Any]
 
 
-def _compiled(signature: str) -> Callable[[_Function], _Function]:
-    """Compile now, or load from numba's cache: beside this file, or in the user's own where that cannot be written."""
-
-    def decorate(function: _Function) -> _Function:
-        made: _Function
-        try:
-            made = numba.njit(signature, nogil=True, cache=True)(function)
-        except RuntimeError:  # nowhere to keep a cache
-            made = numba.njit(signature, nogil=True)(function)
-        return made
-
-    return decorate
-
-
-@_compiled(f"void(int64,{_COLUMNS},{_REST})")
+@compiled(f"void(int64,{_COLUMNS},{_REST})")
 def _visit(
     user: Any, first: Any, following: Any, owner: Any, weight: Any, kind: Any, owing: Any,
     factors: Any, drift: Any, slack: Any, balance: Any, debt: Any, near: Any,
@@ -44,7 +27,7 @@ def _visit(
     near[user] = owing[user] > 0 and total - drift * (total + 2.0 * owed) < slack
 
 
-@_compiled(f"void({_COLUMNS},{_REST})")
+@compiled(f"void({_COLUMNS},{_REST})")
 def _everybody(
     first: Any, following: Any, owner: Any, weight: Any, kind: Any, owing: Any,
     factors: Any, drift: Any, slack: Any, balance: Any, debt: Any, near: Any,
@@ -53,7 +36,7 @@ def _everybody(
         _visit(user, first, following, owner, weight, kind, owing, factors, drift, slack, balance, debt, near)
 
 
-@_compiled(f"void(int64[::1],{_COLUMNS},{_REST})")
+@compiled(f"void(int64[::1],{_COLUMNS},{_REST})")
 def _some(
     users: Any, first: Any, following: Any, owner: Any, weight: Any, kind: Any, owing: Any,
     factors: Any, drift: Any, slack: Any, balance: Any, debt: Any, near: Any,
@@ -62,7 +45,7 @@ def _some(
         _visit(user, first, following, owner, weight, kind, owing, factors, drift, slack, balance, debt, near)
 
 
-@_compiled(f"int64(int32[::1],{_COLUMNS},{_REST})")
+@compiled(f"int64(int32[::1],{_COLUMNS},{_REST})")
 def _holders(
     chosen: Any, first: Any, following: Any, owner: Any, weight: Any, kind: Any, owing: Any,
     factors: Any, drift: Any, slack: Any, balance: Any, debt: Any, near: Any,

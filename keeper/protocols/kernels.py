@@ -84,9 +84,10 @@ class NumpyKernels:
 def kernels() -> Kernels:
     """The compiled loops where numba is installed. The first call takes seconds when they are not cached on disk."""
     try:
-        compiled = import_module("keeper.protocols.compiled")
-    except ImportError:
+        import_module("numba")
+    except ImportError:  # the same loops uncompiled would be slower than numpy
         return NumpyKernels()
+    compiled = import_module("keeper.protocols.compiled")
     unload("libllvmlite")  # some 70 MB of a compiler that has done its work
     found: Kernels = compiled.CompiledKernels()
     return found

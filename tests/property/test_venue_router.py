@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -303,3 +304,30 @@ def test_after_a_route_the_pools_are_where_it_left_them() -> None:
         assert moved == first.pools
         untouched = first.pools and later.sell(TOKENS[0], TOKENS[1], size, first.pools)
         assert not untouched or not untouched.pools & first.pools
+
+
+TRADES = """
+import random, sys
+if sys.argv[1] == "without":
+    sys.modules["numba"] = None
+from keeper.venues.router import Router
+from tests.property.test_venue_router import SEED, TOKENS, Fixed, depth, draw_pools
+
+rng = random.Random(SEED + 4)
+for _ in range(12):
+    pools = draw_pools(rng, 3, 1)
+    size = max(depth(pool, True) for pool in pools if pool.token0 == TOKENS[0]) // 3 + 10**6
+    router = Router([Fixed(pools)], TOKENS[2:], native=TOKENS[0], gas_price=size // 10**8)
+    sold = router.sell(TOKENS[0], TOKENS[1], size)
+    print(sold, sold and router.buy(TOKENS[0], TOKENS[1], sold.amount_out), router.spot(TOKENS[0], TOKENS[1]))
+"""
+
+
+def test_without_a_compiler_the_routes_are_the_same() -> None:
+    """The loops run as they are written where numba is not installed."""
+    told = [
+        subprocess.run([sys.executable, "-c", TRADES, word], check=True, capture_output=True, text=True).stdout
+        for word in ("with", "without")
+    ]
+    assert told[0] == told[1]
+    assert told[0].count("Route(") > 12
