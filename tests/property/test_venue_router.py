@@ -81,10 +81,12 @@ def draw_pools(rng: random.Random, direct: int, around: int) -> list[Pool]:
 def depth(pool: Pool, zero_for_one: bool) -> int:
     """Input that moves the price by about 2 %, or all that the pool takes."""
     curve = pool.curve(zero_for_one, 1.01)
-    first = curve[0]
-    if len(curve) > 1 and first[HIGH] >= first[LOW] * 1.01:  # one piece goes further
-        return int((first[LOW] * 0.01) / (first[HIGH] - first[LOW]) * curve[1, X])
-    return int(curve[-1, X])
+    target, x = curve[0, LOW] * 1.01, 0.0
+    for piece, following in itertools.pairwise(curve):
+        if piece[LOW] < target:
+            share = min((target - piece[LOW]) / max(piece[HIGH] - piece[LOW], 1e-300), 1.0)
+            x = piece[X] + share * (following[X] - piece[X])
+    return int(x)
 
 
 def disjoint_sets(chains: Sequence[Chain], taken: frozenset[Address] = frozenset()) -> list[list[Chain]]:

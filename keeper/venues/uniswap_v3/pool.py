@@ -102,7 +102,7 @@ class V3Pool:
         return None if walked is None else walked[0]
 
     def curve(self, zero_for_one: bool, reach: float) -> Curve:
-        """One piece for each step between two boundaries."""
+        """One piece for each range of liquidity."""
         known = self._curves[zero_for_one]
         if known is None or known[0] < reach:
             known = self._curves[zero_for_one] = (reach, self._make_curve(zero_for_one, reach))
@@ -194,24 +194,27 @@ class V3Pool:
         return other, self.at(price, tick)
 
     def _make_curve(self, zero_for_one: bool, reach: float) -> Curve:
-        """Inside one range the level rises with what is paid by √(1 − fee) / liquidity a unit."""
-        start = self._start(zero_for_one)
-        if start is None:
+        """The pieces are ranges of liquidity; ends of bitmap words only count for gas."""
+        if self.sqrt_price <= LOWEST_PRICE if zero_for_one else self.sqrt_price >= HIGHEST_PRICE:
             return NOTHING
-        ladder, first = start.ladder, start.first + start.ladder.origin
-        target = int(self.sqrt_price / reach) if zero_for_one else int(self.sqrt_price * reach)
-        ladder.grow_to(min(max(target, LOWEST_PRICE), HIGHEST_PRICE))
-        first = start.first + ladder.origin
-        prices, paid, out, initialised = ladder.floats()
         here = float(self.sqrt_price)
-        ahead = prices[first:] > here / reach if zero_for_one else prices[first:] < here * reach
-        count = min(int(np.count_nonzero(ahead)) + 1, len(ahead))
-        points = np.empty((4, count + 1))
-        points[:, 0] = here, 0.0, 0.0, 0.0
-        points[0, 1:] = prices[first : first + count]
-        points[1, 1:] = paid[first : first + count] - float(start.base[_IN])
-        points[2, 1:] = out[first : first + count] - float(start.base[_OUT])
-        np.cumsum(initialised[first : first + count], out=points[3, 1:])
-        levels = (_Q96 / points[0] if zero_for_one else points[0] / _Q96) * self._level
-        gas = GAS_SWAP + GAS_TICK * points[3] + GAS_WORD * (np.arange(count + 1) - points[3])
-        return through(points[1], points[2], levels, gas)
+        prices, liquidity, words = self.ticks.ahead(self.tick, zero_for_one)
+        near = prices > here / reach if zero_for_one else prices < here * reach
+        count = min(int(np.count_nonzero(near)) + 1, len(prices))
+        if not count:
+            return NOTHING
+        points = np.empty(count + 1)
+        points[0], points[1:] = here, prices[:count]
+        ranges = liquidity[:count]
+        token0, token1 = ranges * np.diff(_Q96 / points), ranges * np.diff(points / _Q96)
+        x, y = np.zeros(count + 1), np.zeros(count + 1)
+        np.cumsum(token0 if zero_for_one else token1, out=x[1:])
+        np.cumsum(token1 if zero_for_one else token0, out=y[1:])
+        passed = np.zeros(count + 1)
+        np.cumsum(
+            np.abs(np.diff(words[:count], prepend=self.tick // (self.ticks.spacing << 8))) * (ranges > 0),
+            out=passed[1:],
+        )
+        gas = GAS_SWAP + GAS_TICK * np.arange(count + 1) + GAS_WORD * passed
+        levels = (_Q96 / points if zero_for_one else points / _Q96) * self._level
+        return through(x * self._level**2, -y, levels, gas)

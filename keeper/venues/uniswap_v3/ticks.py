@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from math import log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ from keeper.venues.uniswap_v3.tick_math import (
 Floats = NDArray[np.float64]
 LOWEST_PRICE = MIN_SQRT_RATIO + 1
 HIGHEST_PRICE = MAX_SQRT_RATIO - 1
+_Q96 = float(1 << 96)
+_HALF_LOG = log1p(1e-4) / 2  # of the price by tick
 
 
 class TickMap:
@@ -39,7 +42,7 @@ class TickMap:
     the grid.
     """
 
-    __slots__ = ("_above", "_ladders", "_ticks", "fee", "gross_net", "spacing")
+    __slots__ = ("_above", "_floats", "_ladders", "_ticks", "fee", "gross_net", "spacing")
 
     def __init__(self, spacing: int, fee: int, gross_net: Mapping[int, tuple[int, int]]) -> None:
         self.spacing = spacing
@@ -56,6 +59,7 @@ class TickMap:
             self._above.append(liquidity)
         if liquidity:
             raise BadData(f"the net liquidities of the ticks leave {liquidity} instead of cancelling")
+        self._floats: tuple[Floats, Floats, Floats] | None = None
         self._ladders = (Ladder(self, zero_for_one=False), Ladder(self, zero_for_one=True))
 
     @property
@@ -67,6 +71,22 @@ class TickMap:
         """Active liquidity while the pool's tick is `tick`."""
         index = bisect_right(self._ticks, tick)
         return self._above[index - 1] if index else 0
+
+    def ahead(self, tick: int, zero_for_one: bool) -> tuple[Floats, Floats, Floats]:
+        """Of each initialised tick ahead of `tick`, the nearest first, in floats.
+
+        Its sqrt price (Q64.96), the liquidity on the way to it, and the bitmap words it is away from word 0.
+        """
+        if self._floats is None:
+            at = np.array(self._ticks, np.float64)
+            price = np.exp(at * _HALF_LOG) * _Q96
+            above = np.array([0, *self._above], np.float64)
+            self._floats = (np.clip(price, LOWEST_PRICE, HIGHEST_PRICE), above, at // (self.spacing << 8))
+        price, above, word = self._floats
+        place = bisect_right(self._ticks, tick)
+        if zero_for_one:
+            return price[:place][::-1], above[1 : place + 1][::-1], word[:place][::-1]
+        return price[place:], above[place:-1], word[place:]
 
     def ladder(self, zero_for_one: bool) -> Ladder:
         """The steps in one direction."""
@@ -108,7 +128,6 @@ class Ladder:
     __slots__ = (
         "_down",
         "_end",
-        "_floats",
         "_grid",
         "_inits",
         "_map",
@@ -131,7 +150,6 @@ class Ladder:
         self.price: list[int] = []  # sqrt price at the boundary, or the swap limit where that comes first
         self.liquidity: list[int] = []  # during the step to the boundary
         self.sums: tuple[list[int], list[int]] = ([], [])  # in with fee, out; after the step
-        self._floats: tuple[tuple[int, int], tuple[Floats, Floats, Floats, Floats]] | None = None
         self.origin = 0  # how many boundaries were grown at the front
 
     def locate(self, tick: int) -> int | None:
@@ -159,34 +177,12 @@ class Ladder:
             self._grow()
         return True
 
-    def floats(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """By boundary, in floats: its price, the sums of what is paid and given, and 1 where a tick is initialised."""
-        grown = (self.origin, len(self.keys))
-        if self._floats is None or self._floats[0] != grown:
-            inits = self._map.gross_net
-            made = (
-                np.array(self.price, np.float64),
-                np.array(self.sums[0], np.float64),
-                np.array(self.sums[1], np.float64),
-                np.array([self._tick(key) in inits for key in self.keys], np.float64),
-            )
-            self._floats = (grown, made)
-        return self._floats[1]
-
     def tick_after(self, index: int) -> int:
         """The pool's tick once boundary `index` has been reached exactly."""
         price, tick = self.price[index], self._tick(self.keys[index])
         if price in (LOWEST_PRICE, HIGHEST_PRICE) and tick in (MIN_TICK, MAX_TICK):
             return tick_at_sqrt_ratio(price)
         return tick - 1 if self._down else tick
-
-    def grow_to(self, price: int) -> bool:
-        """Grow until a boundary lies at or beyond sqrt price `price`; False when the liquidity ends before."""
-        while self.price[-1] > price if self._down else self.price[-1] < price:
-            if self.keys[-1] == self._end:
-                return False
-            self._grow()
-        return True
 
     def _tick(self, key: int) -> int:
         return -key if self._down else key

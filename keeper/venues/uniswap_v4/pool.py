@@ -143,7 +143,7 @@ class V4Pool:
         return _fits(amount_out, side.quote_out(way, amount_out))
 
     def curve(self, zero_for_one: bool, reach: float) -> Curve:
-        """One piece for each step between two boundaries."""
+        """One piece for each range of liquidity."""
         side, way = self._side(zero_for_one)
         curve = side.curve(way, reach).copy()
         curve[:, GAS] += GAS_SWAP - V3_GAS_SWAP + (GAS_NATIVE if self.native else 0)
