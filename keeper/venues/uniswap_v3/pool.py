@@ -6,10 +6,9 @@ from bisect import bisect_left
 from math import sqrt
 from typing import Literal, NamedTuple, Self
 
-import numpy as np
-
 from keeper.model import Address
-from keeper.venues.curve import NOTHING, Curve, through
+from keeper.venues.curve import NOTHING, Curve
+from keeper.venues.uniswap_v3.ranges import ranges
 from keeper.venues.uniswap_v3.swap_math import FEE_UNIT, full_step, partial_in, partial_out
 from keeper.venues.uniswap_v3.tick_math import tick_at_sqrt_ratio
 from keeper.venues.uniswap_v3.ticks import HIGHEST_PRICE, LOWEST_PRICE, Ladder, TickMap
@@ -197,24 +196,6 @@ class V3Pool:
         """The pieces are ranges of liquidity; ends of bitmap words only count for gas."""
         if self.sqrt_price <= LOWEST_PRICE if zero_for_one else self.sqrt_price >= HIGHEST_PRICE:
             return NOTHING
-        here = float(self.sqrt_price)
-        prices, liquidity, words = self.ticks.ahead(self.tick, zero_for_one)
-        near = prices > here / reach if zero_for_one else prices < here * reach
-        count = min(int(np.count_nonzero(near)) + 1, len(prices))
-        if not count:
-            return NOTHING
-        points = np.empty(count + 1)
-        points[0], points[1:] = here, prices[:count]
-        ranges = liquidity[:count]
-        token0, token1 = ranges * np.diff(_Q96 / points), ranges * np.diff(points / _Q96)
-        x, y = np.zeros(count + 1), np.zeros(count + 1)
-        np.cumsum(token0 if zero_for_one else token1, out=x[1:])
-        np.cumsum(token1 if zero_for_one else token0, out=y[1:])
-        passed = np.zeros(count + 1)
-        np.cumsum(
-            np.abs(np.diff(words[:count], prepend=self.tick // (self.ticks.spacing << 8))) * (ranges > 0),
-            out=passed[1:],
-        )
-        gas = GAS_SWAP + GAS_TICK * np.arange(count + 1) + GAS_WORD * passed
-        levels = (_Q96 / points if zero_for_one else points / _Q96) * self._level
-        return through(x * self._level**2, -y, levels, gas)
+        ticks, start = self.ticks, (float(self.sqrt_price), float(self.tick // (self.ticks.spacing << 8)))
+        gas = (GAS_SWAP, GAS_TICK, GAS_WORD)
+        return ranges(*ticks.floats(), ticks.place(self.tick), start, zero_for_one, self._level, reach, gas)

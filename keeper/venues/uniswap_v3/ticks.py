@@ -69,24 +69,23 @@ class TickMap:
 
     def liquidity_at(self, tick: int) -> int:
         """Active liquidity while the pool's tick is `tick`."""
-        index = bisect_right(self._ticks, tick)
+        index = self.place(tick)
         return self._above[index - 1] if index else 0
 
-    def ahead(self, tick: int, zero_for_one: bool) -> tuple[Floats, Floats, Floats]:
-        """Of each initialised tick ahead of `tick`, the nearest first, in floats.
+    def place(self, tick: int) -> int:
+        """How many initialised ticks are at or below `tick`."""
+        return bisect_right(self._ticks, tick)
 
-        Its sqrt price (Q64.96), the liquidity on the way to it, and the bitmap words it is away from word 0.
+    def floats(self) -> tuple[Floats, Floats, Floats]:
+        """Of each initialised tick, ascending, in floats: its sqrt price (Q64.96) and the bitmap word it is in.
+
+        Before them the liquidity below each and, one more, above the last.
         """
         if self._floats is None:
             at = np.array(self._ticks, np.float64)
-            price = np.exp(at * _HALF_LOG) * _Q96
-            above = np.array([0, *self._above], np.float64)
-            self._floats = (np.clip(price, LOWEST_PRICE, HIGHEST_PRICE), above, at // (self.spacing << 8))
-        price, above, word = self._floats
-        place = bisect_right(self._ticks, tick)
-        if zero_for_one:
-            return price[:place][::-1], above[1 : place + 1][::-1], word[:place][::-1]
-        return price[place:], above[place:-1], word[place:]
+            price = np.clip(np.exp(at * _HALF_LOG) * _Q96, LOWEST_PRICE, HIGHEST_PRICE)
+            self._floats = (np.array([0, *self._above], np.float64), price, at // (self.spacing << 8))
+        return self._floats
 
     def ladder(self, zero_for_one: bool) -> Ladder:
         """The steps in one direction."""
