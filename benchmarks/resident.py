@@ -10,24 +10,38 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import orjson
 
 import keeper.app  # noqa: F401 - the whole program is loaded, as in the daemon
 from benchmarks.crowd import who
 from benchmarks.measure import Stall, peak, resident
-from benchmarks.screen import crowd, valued
+from benchmarks.screen import NOW, crowd, market, valued
 from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.rebuild import frozen
 from keeper.memory import give_back, large_blocks_apart
-from keeper.model import Address, Hash
-from keeper.protocols.aave_v3 import AaveV3Book, snapshot
-from keeper.protocols.aave_v3.ledger import SUPPLY, slot
+from keeper.model import Address, Hash, Head, Read
+from keeper.ports import Client
+from keeper.protocols.aave_v3 import AaveV3Book, checks, snapshot
+from keeper.protocols.aave_v3.ledger import SUPPLY, Ledger, slot
+from keeper.protocols.aave_v3.market import Reserve
 from keeper.protocols.kernels import kernels
 
 PROVIDER = Address("0x" + "9e" * 20)
 HASH = Hash("0x" + "00" * 32)
+
+
+class Totals:
+    """A node that knows nothing but what each token's holders have together."""
+
+    def __init__(self, totals: dict[Address, int]) -> None:
+        self._totals = totals
+
+    async def read(self, reads: Sequence[Read], head: Head) -> list[bytes | None]:
+        return [self._totals[read.to].to_bytes(32, "big") for read in reads]
 
 
 class Silent:
@@ -42,6 +56,20 @@ async def prepare(path: Path, users: int) -> None:
     meta: snapshot.Meta = {"provider": PROVIDER, "start": 1, "block": 100, "stable": []}
     await checkpoints.save("book", 100, HASH, snapshot.freeze(crowd(users).ledger(), meta))
     await checkpoints.close()
+
+
+async def audit(ledger: Ledger) -> None:
+    """The part of an audit that grows with the book."""
+    made, _, _ = market()
+    sides = [(token, slot(r.id, side)) for r in made.reserves.values() for side, token in enumerate(_tokens(r))]
+    totals = {token: await asyncio.to_thread(ledger.total, where) for token, where in sides}
+    head = Head(101, HASH, HASH, NOW, 0)
+    client = cast(Client, Totals(totals))
+    assert not await checks.wrong_totals(client, head, made, ledger)
+
+
+def _tokens(reserve: Reserve) -> tuple[Address, Address]:
+    return reserve.a_token, reserve.v_token
 
 
 async def live(path: Path, users: int) -> dict[str, float]:
@@ -66,6 +94,7 @@ async def live(path: Path, users: int) -> dict[str, float]:
             for each in range(user, user + 100):
                 ledger.set_amount(ledger.entry(ledger.users[who(each)], slot(1, SUPPLY)), 10**18)
             await asyncio.sleep(0)
+        await audit(ledger)
         found["live"] = resident()
         await checkpoints.save("book", 101, HASH, await frozen(book))
         found["stored"] = resident()

@@ -22,6 +22,7 @@ from keeper.chain.client import NodeClient
 from keeper.chain.follow import Follower
 from keeper.chain.rebuild import Progress
 from keeper.chain.sequencer import SequencerFeed
+from keeper.compiled import ready
 from keeper.config import Config
 from keeper.config import schema as config_schema
 from keeper.errors import BadData, ConfigError, Transient, Unreachable
@@ -190,6 +191,7 @@ async def assemble(config: Config, *, live: bool, watching: bool = False) -> Asy
     try:
         async with client, open_signers(config) as signers:
             assembly = _wire(config, mode, client, checkpoints, signers, watching=watching)
+            await asyncio.to_thread(ready)
             with _readable(config):
                 await require(config, client, await client.head(), assembly.sender)
             try:

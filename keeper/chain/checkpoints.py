@@ -150,7 +150,8 @@ def _open(path: Path, chain_id: int) -> sqlite3.Connection:
     try:
         if not fresh:
             _inspect(path, chain_id)
-        connection = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
+        # A statement that is kept keeps its last parameters: here a whole snapshot.
+        connection = sqlite3.connect(path, check_same_thread=False, timeout=10.0, cached_statements=0)
         if not fresh and _has_wal(path):
             _check(connection)
         if fresh:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.memory import unload
+from keeper.compiled import ready
 
 Ints = NDArray[np.signedinteger[Any]]
 Floats = NDArray[np.float64]
@@ -87,9 +87,8 @@ def kernels() -> Kernels:
         import_module("numba")
     except ImportError:  # the same loops uncompiled would be slower than numpy
         return NumpyKernels()
-    compiled = import_module("keeper.protocols.compiled")
-    unload("libllvmlite")  # some 70 MB of a compiler that has done its work
-    found: Kernels = compiled.CompiledKernels()
+    found: Kernels = import_module("keeper.protocols.compiled").CompiledKernels()
+    ready()
     return found
 
 

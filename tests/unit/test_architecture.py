@@ -19,7 +19,7 @@ ALLOWED = {
     "abi_writing": set(),
     "program": {"model", "errors"},
     "abi": {"model", "errors", "abi_writing"},
-    "compiled": set(),
+    "compiled": {"memory"},
     "rewind": {"model", "errors"},
     "memory": set(),
     "ports": {"model", "errors", "program", "maths"},

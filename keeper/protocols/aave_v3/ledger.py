@@ -207,7 +207,7 @@ class Ledger:
 
     def total(self, wanted: int) -> int:
         """Sum of the scaled amounts of one slot, exact."""
-        return wide_sum(self.amount.data[self.holders(wanted)])
+        return wide_sum(self.amount.data.take(self.holders(wanted), axis=0))  # several times as fast as by index
 
     def columns(self) -> Entries:
         """What a sweep reads."""
@@ -241,7 +241,7 @@ class Ledger:
         if entries and not (owner[1:] >= owner[:-1]).all():
             order = np.argsort(owner, kind="stable")
             for column in (self.owner, self.slot, self.enabled, self.amount, self.weight, self.kind):
-                column.load(column.live(entries)[order])
+                column.load(column.live(entries).take(order, axis=0))
         first, following = chains(self.owner.live(entries), users)
         self.first.load(first)
         self.following.load(following)

@@ -169,7 +169,7 @@ class Ledger:
         seizable = (shares > 0.0) & (amounts > 0.0)
         self.ratio.data[:entries] = np.divide(shares + SHARES_OF_SLACK, amounts, out=np.zeros(entries), where=seizable)
         for market, members in self.groups():
-            self.pledged[market] = wide_sum(self.collateral.data[members])
+            self.pledged[market] = wide_sum(self.collateral.data.take(members, axis=0))
             self.exposed.data[market] = np.count_nonzero(seizable[members])
             self._loose.add(market)
         self.debtors[0] = self.count_debtors()
@@ -234,7 +234,7 @@ class Ledger:
     def totals(self) -> dict[int, tuple[int, int]]:
         """Sums of supply and debt shares of every market with entries."""
         return {
-            market: (wide_sum(self.supply.data[members]), wide_sum(self.borrow.data[members]))
+            market: (wide_sum(self.supply.data.take(members, axis=0)), wide_sum(self.borrow.data.take(members, axis=0)))
             for market, members in self.groups()
         }
 
