@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -113,12 +114,15 @@ class Assembly:
 
         Raises ConfigError for a market that is none, Unreachable when the node does not give what is needed.
         """
+        gc.freeze()  # what is loaded stays: to look through all of it again holds everything up for longer than a pass
         with _readable(self.config):
             head = await self.client.head()
             await asyncio.gather(*(book.load(self.client, head) for book in self.books))
             self._follow_tokens()
+            gc.freeze()
             step = await self.follower.start(head)
         await self.follower.rebuilt()
+        gc.freeze()
         self.vitals.synced = True
         return step.head
 

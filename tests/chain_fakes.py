@@ -7,6 +7,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec import Raw
+from msgspec.json import encode
+
 from keeper.chain.multicall import MAX_ANSWER, init_code
 from keeper.chain.providers import Call, Notify
 from keeper.chain.refusals import Refusal, refusal
@@ -139,7 +142,8 @@ class FakeNode:
             block = self.chain.blocks.get(params[0])
             return raw_head(block.head) if block is not None else None
         if method == "eth_getLogs":
-            return self._logs(params[0])
+            logs = self._logs(params[0])
+            return logs if isinstance(logs, Refusal) else Raw(encode(logs))  # text, as a connection hands it on
         if method == "eth_call":
             return self._call(*params)
         if method == "eth_sendRawTransaction":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from keeper.chain import wire
@@ -19,7 +20,8 @@ from keeper.model import Address, Log, Watch
 Range = tuple[int, int, list[Log]]
 
 _SLOW = 5.0  # seconds; a range that took longer is not made larger
-_MANY = 3_000  # logs; likewise: decoding them holds everything else up
+_MANY = 3_000  # logs; likewise: their text is held in memory, and taken apart in one go
+_AT_ONCE = 1_000  # logs made before others have their turn
 
 
 class Backfill:
@@ -28,6 +30,7 @@ class Backfill:
     def __init__(self, pool: Pool, *, ahead: int = 4) -> None:
         self._pool = pool
         self._ahead = ahead
+        self._decoding = asyncio.Lock()
 
     async def ranges(self, watch: Watch, first: int, last: int) -> AsyncGenerator[Range, None]:
         """Ranges (first, last, logs) that cover `first`…`last` exactly once, in order; several are fetched ahead.
@@ -39,34 +42,54 @@ class Backfill:
         if not watch.addresses or not watch.topics:
             yield first, last, []
             return
-        pending: deque[asyncio.Task[list[Range]]] = deque()
-        cursor = first
+        todo = [_Piece(first, last)]  # contiguous, in order: all that was not yielded yet
         try:
-            while cursor <= last or pending:
-                while cursor <= last and len(pending) < self._ahead:
-                    span = max((e.span for e in self._pool.candidates()[:1]), default=1)
-                    end = min(last, cursor + span - 1)
-                    pending.append(asyncio.create_task(self._cover(watch, cursor, end)))
-                    cursor = end + 1
-                for item in await pending[0]:
-                    yield item
-                pending.popleft()
+            while todo:
+                found = await self._begin(watch, todo)
+                piece = todo.pop(0)
+                if found[1] < piece.last:  # the node allowed less than was asked for
+                    todo.insert(0, _Piece(found[1] + 1, piece.last))
+                if todo:
+                    self._begin(watch, todo)  # while what was found is worked on
+                yield found
         finally:
-            for task in pending:
+            tasks = [piece.task for piece in todo if piece.task is not None]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _cover(self, watch: Watch, first: int, last: int) -> list[Range]:
-        done: list[Range] = []
-        cursor = first
-        while cursor <= last:
-            done.append(await self._pool.run(partial(_fetch, watch=watch, first=cursor, last=last)))
-            cursor = done[-1][1] + 1
-        return done
+    def _begin(self, watch: Watch, todo: list[_Piece]) -> asyncio.Task[Range]:
+        """Have the first few pieces fetched, each no longer than is allowed now; returns the first one's task."""
+        span = max((e.span for e in self._pool.candidates()[:1]), default=1)
+        place = 0
+        while place < min(self._ahead, len(todo)):
+            piece = todo[place]
+            if piece.task is None:
+                end = min(piece.last, piece.first + span - 1)
+                if end < piece.last:
+                    todo.insert(place + 1, _Piece(end + 1, piece.last))
+                    piece.last = end
+                work = partial(_fetch, watch=watch, first=piece.first, last=end, decoding=self._decoding)
+                piece.task = asyncio.create_task(self._pool.run(work))
+            place += 1
+        assert todo[0].task is not None
+        return todo[0].task
 
 
-async def _fetch(endpoint: Endpoint, watch: Watch, first: int, last: int) -> Range:
-    """One range beginning at `first` that this endpoint answers, made smaller until it does."""
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """Some of the blocks, and who fetches their logs."""
+
+    first: int
+    last: int
+    task: asyncio.Task[Range] | None = None
+
+
+async def _fetch(endpoint: Endpoint, watch: Watch, first: int, last: int, decoding: asyncio.Lock) -> Range:
+    """One range beginning at `first` that this endpoint answers, made smaller until it does.
+
+    Answers are taken apart one at a time: several that came at once would hold everything else up together.
+    """
     end = min(last, first + endpoint.span - 1)
     while True:
         groups = address_groups(watch, endpoint)
@@ -77,11 +100,12 @@ async def _fetch(endpoint: Endpoint, watch: Watch, first: int, last: int) -> Ran
         try:
             results = await _send(endpoint, calls)
             header = wire.head(results[-1], f"block {end}")
-            truncated = end > first and any(_looks_truncated(raw) for raw in results[:-1])
-            if truncated:
-                end = first + (end - first) // 2
-                continue
-            found = wire.logs(joined(results[:-1]), watch, first, end)
+            async with decoding:
+                answers = [wire.entries(raw) for raw in results[:-1]]
+                if end > first and any(_looks_truncated(len(answer)) for answer in answers):
+                    end = first + (end - first) // 2
+                    continue
+                found = await _logs(list(chain.from_iterable(answers)), watch, first, end)
             if header.number != end:
                 raise Transient(f"{endpoint.label} answered block {header.number} where block {end} was asked for")
         except Refusal as error:
@@ -125,16 +149,18 @@ def _call(group: list[Address], watch: Watch, first: int, end: int) -> Call:
     return ("eth_getLogs", [condition])
 
 
-def joined(raws: Sequence[Any]) -> Any:
-    """The answers to one filter that was split, as one; something that is not a list stays visible to the check."""
-    if len(raws) == 1:
-        return raws[0]
-    return [entry for raw in raws for entry in (raw if isinstance(raw, list) else [raw])]
+async def _logs(answer: list[wire.Entry], watch: Watch, first: int, last: int) -> list[Log]:
+    """The answer as logs; others have their turn meanwhile."""
+    logs = wire.Logs(watch, first, last)
+    for start in range(0, len(answer), _AT_ONCE):
+        await asyncio.sleep(0)
+        logs.take(answer[start : start + _AT_ONCE])
+    return logs.all()
 
 
-def _looks_truncated(raw: Any) -> bool:
+def _looks_truncated(count: int) -> bool:
     """Some proxies cut an answer at a round number instead of refusing it; such a one is asked for again in halves."""
-    return isinstance(raw, list) and len(raw) >= 1_000 and len(raw) % 1_000 == 0
+    return count >= 1_000 and count % 1_000 == 0
 
 
 def _smaller(endpoint: Endpoint, watch: Watch, first: int, end: int, error: Refusal) -> int:

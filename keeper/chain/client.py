@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 from keeper.chain import wire
-from keeper.chain.backfill import Backfill, Range, address_groups, joined
+from keeper.chain.backfill import Backfill, Range, address_groups
 from keeper.chain.connection import Connection, Link, Stats, masked
 from keeper.chain.multicall import Packer
 from keeper.chain.pool import Endpoint, Pool
@@ -202,9 +202,10 @@ class NodeClient:
             puzzling = reading.take(results[len(calls) :]) if views else None
             blocks = []
             for index, item in enumerate(heads):
-                raws = results[index * len(groups) : (index + 1) * len(groups)]
-                found = wire.logs(joined(raws), watch, item.number, item.number, {item.number: item.hash})
-                blocks.append(Block(item, tuple(found)))
+                found = wire.Logs(watch, item.number, item.number, {item.number: item.hash})
+                for raw in results[index * len(groups) : (index + 1) * len(groups)]:
+                    found.take(wire.entries(raw))
+                blocks.append(Block(item, tuple(found.all())))
             return blocks, await finish(endpoint, reading, at, puzzling)
 
         return await self.pool.run(work)

@@ -10,10 +10,12 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from msgspec import UNSET
 from websockets.exceptions import WebSocketException
 
 from keeper.chain.providers import Call, Http, HttpRefused, Notify, Provider, provider_for
 from keeper.chain.refusals import Kind, Refusal, Unanswered, refusal
+from keeper.chain.reply import Message, Reply, value
 from keeper.chain.wire import quantity
 from keeper.errors import BadData, ConfigError
 
@@ -72,7 +74,10 @@ class Link(Protocol):
         """Whether it can subscribe."""
 
     async def call(self, calls: Sequence[Call], *, within: float | None = None) -> list[Any]:
-        """One round trip; each item is the raw result, or the `Refusal` of that call."""
+        """One round trip; each item is the raw result, or the `Refusal` of that call.
+
+        Logs may still be text, a `msgspec.Raw`: `wire.entries` reads either.
+        """
 
     async def subscribe(self, params: Sequence[Any], notify: Notify) -> str:
         """``eth_subscribe``; answers the subscription's id."""
@@ -130,7 +135,7 @@ class Connection:
                     exchange = await provider.exchange(calls, batch=batch)
                 stats.sent += exchange.sent
                 stats.received += exchange.received
-                results = self._results(exchange.reply, len(calls))
+                results = self._results(exchange.reply, calls)
                 answered = True
             except TimeoutError as error:
                 await self._drop_if_deaf(started)
@@ -192,7 +197,8 @@ class Connection:
         """A reconnect can end at another node: it must be on the same chain before anything is believed."""
         if self._chain_id is None:
             return
-        results = self._results((await provider.exchange([("eth_chainId", [])], batch=False)).reply, 1)
+        calls: list[Call] = [("eth_chainId", [])]
+        results = self._results((await provider.exchange(calls, batch=False)).reply, calls)
         if isinstance(results[0], Refusal):
             raise results[0]
         found = quantity(results[0], "a chain id")
@@ -213,31 +219,32 @@ class Connection:
         if provider is not None:
             await provider.disconnect()
 
-    def _results(self, reply: Any, count: int) -> list[Any]:
-        if isinstance(reply, dict) and "error" in reply and reply["error"] is not None:
-            error = refusal(reply["error"], self.label)
+    def _results(self, reply: Message, calls: Sequence[Call]) -> list[Any]:
+        count = len(calls)
+        if isinstance(reply, Reply) and (refused := value(reply.error)) is not None:
+            error = refusal(refused, self.label)
             if count == 1:
                 return [error]
             raise error
-        replies = [reply] if isinstance(reply, dict) else reply
-        if not isinstance(replies, list) or len(replies) != count or not all(isinstance(r, dict) for r in replies):
+        replies = [reply] if isinstance(reply, Reply) else reply
+        if len(replies) != count:
             raise BadData(f"{self.label} answered something that is not a JSON-RPC response to {count} call(s)")
         if count > 1:
             try:
-                replies = sorted(replies, key=lambda r: int(r["id"]))
-                distinct = len({r["id"] for r in replies}) == count
-            except (KeyError, TypeError, ValueError) as error:
+                by_id = {int(value(item.id)): item for item in replies}
+            except (TypeError, ValueError) as error:
                 raise BadData(f"{self.label} answered a batch without usable ids") from error
-            if not distinct:
+            if len(by_id) != count:
                 raise BadData(f"{self.label} answered one call of a batch twice")
-        results = []
-        for item in replies:
-            if item.get("error") is not None:
-                results.append(refusal(item["error"], self.label))
-            elif "result" in item:
-                results.append(item["result"])
-            else:
+            replies = [by_id[number] for number in sorted(by_id)]
+        results: list[Any] = []
+        for (method, _), item in zip(calls, replies, strict=True):
+            if (refused := value(item.error)) is not None:
+                results.append(refusal(refused, self.label))
+            elif item.result is UNSET:
                 raise BadData(f"{self.label} answered neither a result nor an error")
+            else:
+                results.append(item.result if method == "eth_getLogs" else value(item.result))
         return results
 
     def _http(self, error: HttpRefused) -> Refusal | Unanswered:

@@ -16,10 +16,13 @@ from typing import Any, NamedTuple, cast
 
 import aiohttp
 import orjson
+from msgspec import UNSET
 from web3 import AsyncHTTPProvider, AsyncIPCProvider, WebSocketProvider
 from web3.providers.persistent import PersistentConnectionProvider
 from web3.types import RPCEndpoint, RPCRequest, RPCResponse
 from websockets.exceptions import WebSocketException
+
+from keeper.chain.reply import Message, Reply, decode, plain, value
 
 Call = tuple[str, Sequence[Any]]
 Notify = Callable[[Any], None]
@@ -44,7 +47,7 @@ class HttpRefused(Exception):
 class Exchange(NamedTuple):
     """One answer with the bytes it took."""
 
-    reply: Any
+    reply: Message
     sent: int
     received: int
 
@@ -68,7 +71,7 @@ class _Futures(PersistentConnectionProvider):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.logger = _SILENT
-        self._waiting: dict[int, asyncio.Future[tuple[Any, int]]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[Message, int]]] = {}
         self._batches: dict[int, int] = {}  # any id of a batch → its first id
         self._subscribing: dict[int, Notify] = {}
         self._subscribers: dict[str, Notify] = {}
@@ -95,7 +98,7 @@ class _Futures(PersistentConnectionProvider):
         return request
 
     async def recv_for_request(self, rpc_request: RPCRequest) -> RPCResponse:
-        return cast(RPCResponse, (await self._answer(cast(int, rpc_request["id"])))[0])
+        return cast(RPCResponse, plain((await self._answer(cast(int, rpc_request["id"])))[0]))
 
     async def send_batch_request(self, requests: list[tuple[RPCEndpoint, Any]]) -> list[RPCRequest]:
         formed = [self.form_request(method, params) for method, params in requests]
@@ -103,14 +106,14 @@ class _Futures(PersistentConnectionProvider):
         return formed
 
     async def recv_for_batch_request(self, _request_dicts: list[RPCRequest]) -> list[RPCResponse]:
-        return cast(list[RPCResponse], (await self._answer(cast(int, _request_dicts[0]["id"])))[0])
+        return cast(list[RPCResponse], plain((await self._answer(cast(int, _request_dicts[0]["id"])))[0]))
 
     async def _message_listener(self) -> None:
         error: BaseException = SocketClosed("the node closed the connection")
         try:
             while True:
                 raw = await self.read_message()
-                self._dispatch(orjson.loads(raw), len(raw))
+                self._dispatch(decode(raw), len(raw))
         except (WebSocketException, OSError, ValueError, TypeError, AttributeError) as caught:  # or nonsense
             error = caught  # told to everybody who waits, in the place where they can act on it
         finally:
@@ -146,7 +149,7 @@ class _Futures(PersistentConnectionProvider):
             answer, _ = await self._answer(number)
         finally:
             self._subscribing.pop(number, None)
-        return str(answer["result"]) if "result" in answer else ""
+        return str(value(answer.result)) if isinstance(answer, Reply) and answer.result is not UNSET else ""
 
     async def _send(self, requests: list[RPCRequest], *, batch: bool) -> int:
         first = cast(int, requests[0]["id"])
@@ -163,7 +166,7 @@ class _Futures(PersistentConnectionProvider):
             raise
         return len(body)
 
-    async def _answer(self, number: int) -> tuple[Any, int]:
+    async def _answer(self, number: int) -> tuple[Message, int]:
         try:
             return await self._waiting[number]
         finally:
@@ -177,29 +180,30 @@ class _Futures(PersistentConnectionProvider):
             if self._batches.get(member) != number:
                 break
 
-    def _dispatch(self, message: Any, size: int) -> None:
+    def _dispatch(self, message: Message, size: int) -> None:
         if isinstance(message, list):
-            first = next((self._batches.get(m["id"]) for m in message if isinstance(m, dict) and "id" in m), None)
-            self._resolve(first, message, size)
-        elif isinstance(message, dict):
-            if message.get("method") == "eth_subscription":
-                params = message.get("params") or {}
-                notify = self._subscribers.get(str(params.get("subscription")))
-                if notify is not None:
-                    notify(params.get("result"))
-                return
-            number = message.get("id")
+            ids = (value(reply.id) for reply in message)
+            self._resolve(
+                next((self._batches.get(number) for number in ids if number is not None), None), message, size
+            )
+        elif value(message.method) == "eth_subscription":
+            params = value(message.params) or {}
+            notify = self._subscribers.get(str(params.get("subscription")))
+            if notify is not None:
+                notify(params.get("result"))
+        else:
+            number = value(message.id)
             notify = self._subscribing.get(number) if isinstance(number, int) else None
-            if notify is not None and "result" in message:
-                self._subscribers[str(message["result"])] = notify
-            if number is None and "error" in message:
+            if notify is not None and message.result is not UNSET:
+                self._subscribers[str(value(message.result))] = notify
+            if number is None and value(message.error) is not None:
                 # One error for a whole batch, without an id: it can be the answer to any of those that wait.
                 for first in set(self._batches.values()) or set(self._waiting):
                     self._resolve(first, message, size)
             else:
                 self._resolve(self._batches.get(number, number) if isinstance(number, int) else None, message, size)
 
-    def _resolve(self, number: int | None, message: Any, size: int) -> None:
+    def _resolve(self, number: int | None, message: Message, size: int) -> None:
         future = self._waiting.get(number) if number is not None else None
         if future is not None and not future.done():
             self.answered_at = time.monotonic()
@@ -287,7 +291,7 @@ class Http(AsyncHTTPProvider):
         async with self._session.post(cast(str, self.endpoint_uri), data=body) as response:
             raw = await response.read()
             if response.status == 200:
-                return Exchange(orjson.loads(raw), len(body), len(raw))
+                return Exchange(decode(raw), len(body), len(raw))
             try:
                 decoded = orjson.loads(raw)
             except orjson.JSONDecodeError:
@@ -295,13 +299,13 @@ class Http(AsyncHTTPProvider):
             raise HttpRefused(response.status, decoded)
 
     async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
-        return cast(RPCResponse, (await self.exchange([(method, params)], batch=False)).reply)
+        return cast(RPCResponse, plain((await self.exchange([(method, params)], batch=False)).reply))
 
     async def make_batch_request(
         self, batch_requests: list[tuple[RPCEndpoint, Any]]
     ) -> list[RPCResponse] | RPCResponse:
         calls = [(str(method), params) for method, params in batch_requests]
-        return cast(list[RPCResponse], (await self.exchange(calls, batch=True)).reply)
+        return cast(list[RPCResponse], plain((await self.exchange(calls, batch=True)).reply))
 
 
 Provider = WebSocket | Ipc | Http

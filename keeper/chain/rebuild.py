@@ -20,7 +20,7 @@ from keeper.ports import Freezable, Mirror
 
 log = structlog.get_logger(__name__)
 
-_AT_ONCE = 1_000  # logs replayed before others have their turn
+_AT_ONCE = 500  # logs replayed before others have their turn
 _LARGE = 1 << 20  # bytes; what is restored from more than this has a thread of its own
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence
@@ -329,6 +330,50 @@ async def test_ranges_adapt_and_cover_everything(most_blocks: int, most_logs: in
     assert found == [log for block in chain.branch() for log in block.logs]
     if min(most_blocks, most_logs) == 50:
         assert len(one.messages) < 40, "ranges grow back towards the limit"
+
+
+async def test_history_is_handed_on_while_it_is_read() -> None:
+    """The first logs are there after a few requests, and what was not wanted yet is not piled up."""
+    chain = FakeChain()
+    for _ in range(2_000):
+        chain.mine([(FACTORY, VALUE, b"")])
+    node = FakeNode(chain)
+    served: list[int] = []
+
+    def limit(condition: dict[str, Any], logs: list[Any]) -> Any:
+        if len(logs) > 10:
+            return node.refuse(-32005, "query returned more than 10 results")
+        served.append(len(logs))
+        return logs
+
+    node.log_fault = limit
+    ranges = NodeClient([node], backoff=0.0).logs(WATCH, 1, 2_000)
+    taken = 0
+    async for low, high, logs in ranges:
+        taken += len(logs)
+        assert (low, taken) == (high + 1 - len(logs), high)
+        for _ in range(50):
+            await asyncio.sleep(0)  # time for as much as is asked for ahead
+        assert 0 <= sum(served) - taken <= 40
+    assert taken == 2_000
+
+
+async def test_others_have_their_turn_while_a_large_answer_is_taken_apart() -> None:
+    """An answer of any size is worked on in pieces; the loop comes round between them."""
+    chain = FakeChain()
+    chain.mine([(FACTORY, VALUE, b"")] * 12_345)
+    turns = 0
+
+    async def beat() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beating = asyncio.create_task(beat())
+    assert len(await collect(NodeClient([FakeNode(chain)]), WATCH, 1, 1)) == 12_345
+    beating.cancel()
+    assert turns >= 12
 
 
 async def test_the_range_grows_again_after_a_dense_stretch() -> None:

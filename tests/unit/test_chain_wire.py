@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
+from msgspec import Raw
 
 from keeper.chain import wire
 from keeper.chain.connection import masked
@@ -27,53 +30,137 @@ def sample(blocks: int = 3) -> tuple[list[Block], list[dict[str, Any]]]:
     return made, [raw_log(block, log) for block in made for log in block.logs]
 
 
-def test_logs_survive_the_wire() -> None:
+def text(raw: Any) -> Raw:
+    return Raw(orjson.dumps(raw))
+
+
+def plain(raw: Any) -> Any:
+    return raw
+
+
+FORMS = pytest.mark.parametrize("form", [plain, text], ids=["plain", "text"])
+Form = Callable[[Any], Any]
+
+
+@FORMS
+def test_logs_survive_the_wire(form: Form) -> None:
     """What a node sends is what the model holds, in chain order."""
     blocks, raw = sample()
-    assert wire.logs(raw, WATCH, 1, 3) == [log for block in blocks for log in block.logs]
+    expected = [log for block in blocks for log in block.logs]
+    assert wire.logs(form(raw), WATCH, 1, 3) == expected
+    more = [{**item, "blockTimestamp": "0x1", "transactionIndex": "0x0", "removed": None} for item in raw]
+    assert wire.logs(form(more), WATCH, 1, 3) == expected
 
 
-def test_logs_are_put_in_order_and_duplicates_dropped() -> None:
+@FORMS
+def test_logs_are_put_in_order_and_duplicates_dropped(form: Form) -> None:
     """A shuffled answer with repetitions means the same as an orderly one."""
     blocks, raw = sample()
     expected = [log for block in blocks for log in block.logs]
-    assert wire.logs([*reversed(raw), raw[0], raw[3]], WATCH, 1, 3) == expected
-    shouted = [{**item, "address": item["address"].upper().replace("0X", "0x")} for item in raw]
-    assert wire.logs(shouted, WATCH, 1, 3) == expected
+    assert wire.logs(form([*reversed(raw), raw[0], raw[3]]), WATCH, 1, 3) == expected
+    shouted = [
+        {
+            **item,
+            **{key: _shout(item[key]) for key in ("address", "data")},
+            "topics": [_shout(t) for t in item["topics"]],
+        }
+        for item in raw
+    ]
+    assert wire.logs(form(shouted), WATCH, 1, 3) == expected
 
 
+def _shout(word: str) -> str:
+    return word.upper().replace("0X", "0x")
+
+
+def test_an_answer_in_parts_is_the_answer() -> None:
+    """However an answer is cut, disorder, repetitions and contradictions across the cut are seen."""
+    blocks, raw = sample()
+    mixed = [raw[2], raw[3], raw[0], raw[5], raw[0], raw[1], raw[4]]
+    for cut in range(len(mixed) + 1):
+        logs = wire.Logs(WATCH, 1, 3)
+        logs.take(wire.entries(mixed[:cut]))
+        logs.take(wire.entries(mixed[cut:]))
+        assert logs.all() == [log for block in blocks for log in block.logs]
+        logs = wire.Logs(WATCH, 1, 3)
+        logs.take(wire.entries(raw[: cut % 6 + 1]))
+        with pytest.raises(BadData, match="two different logs"):
+            logs.take(wire.entries([{**raw[cut % 6], "data": "0x99"}]))
+        logs = wire.Logs(WATCH, 1, 3)
+        logs.take(wire.entries(raw[:1]))
+        with pytest.raises(Transient, match="reorganised"):
+            logs.take(wire.entries([{**raw[1], "blockHash": "0x" + "77" * 32}]))
+
+
+@FORMS
 @pytest.mark.parametrize(
     ("change", "error"),
     [
         ({"removed": True}, BadData),
+        ({"removed": "yes"}, BadData),
         ({"address": child_address(7)}, BadData),
+        ({"address": None}, BadData),
         ({"topics": ["0x" + "99" * 32]}, BadData),
+        ({"topics": [child_address(7), VALUE]}, BadData),
         ({"topics": []}, BadData),
+        ({"topics": None}, BadData),
+        ({"topics": VALUE}, BadData),
+        ({"topics": [VALUE, 7]}, BadData),
         ({"blockNumber": "0x9"}, BadData),
+        ({"blockNumber": "0x0"}, BadData),
         ({"blockNumber": None}, BadData),
+        ({"blockNumber": 1}, BadData),
         ({"data": 7}, BadData),
         ({"data": "0xzz"}, BadData),
+        ({"data": "0x123"}, BadData),
+        ({"data": "0x12 34"}, BadData),
+        ({"data": "0x12\u0663"}, BadData),
+        ({"data": None}, BadData),
         ({"logIndex": "one"}, BadData),
+        ({"logIndex": ["0x1"]}, BadData),
+        ({"transactionHash": None}, BadData),
+        ({"blockHash": {}}, BadData),
         ({"blockHash": "0x" + "77" * 32}, Transient),
         ({"data": "0x1234"}, BadData),  # another log in the place of the first
     ],
 )
-def test_a_log_that_cannot_be_right_is_rejected(change: dict[str, Any], error: type[Exception]) -> None:
+def test_a_log_that_cannot_be_right_is_rejected(form: Form, change: dict[str, Any], error: type[Exception]) -> None:
     """A log nobody asked for, removed, malformed, contradictory, or of a block that changed meanwhile is not taken."""
     _, raw = sample(1)
     with pytest.raises(error):
-        wire.logs([*raw, {**raw[0], **change}], WATCH, 1, 1)
+        wire.logs(form([*raw, {**raw[0], **change}]), WATCH, 1, 1)
 
 
-def test_logs_of_another_block_hash_are_not_taken() -> None:
+@FORMS
+@pytest.mark.parametrize(
+    "key", ["address", "topics", "data", "blockNumber", "blockHash", "logIndex", "transactionHash"]
+)
+def test_a_log_that_lacks_something_is_rejected(form: Form, key: str) -> None:
+    """Every field that is used must be there."""
+    _, raw = sample(1)
+    with pytest.raises(BadData, match="malformed log"):
+        wire.logs(form([*raw, {name: value for name, value in raw[1].items() if name != key}]), WATCH, 1, 1)
+
+
+@FORMS
+def test_logs_of_another_block_hash_are_not_taken(form: Form) -> None:
     """Asked by hash, answered from elsewhere: the block was reorganised."""
     _, raw = sample(1)
     with pytest.raises(Transient, match="reorganised"):
-        wire.logs(raw, WATCH, 1, 1, {1: Hash("0x" + "55" * 32)})
-    answers: tuple[Any, ...] = (None, {}, "0x", [None], ["x"])
+        wire.logs(form(raw), WATCH, 1, 1, {1: Hash("0x" + "55" * 32)})
+    answers: tuple[Any, ...] = (None, {}, "0x", 7, [None], ["x"], [[]], {"0": raw[0]})
     for nonsense in answers:
         with pytest.raises(BadData):
-            wire.logs(nonsense, WATCH, 1, 1)
+            wire.logs(form(nonsense), WATCH, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"[", b"[{]", b'[{"address":"\xff"}]', b'[{"x":' + b"[" * 150_000 + b"]" * 150_000 + b"}]"]
+)
+def test_logs_that_are_not_even_json_are_bad_data(answer: bytes) -> None:
+    """Broken text, broken characters and bottomless nesting end in the error that has the market distrusted."""
+    with pytest.raises(BadData, match="malformed log"):
+        wire.logs(Raw(answer), WATCH, 1, 1)
 
 
 def test_headers() -> None:

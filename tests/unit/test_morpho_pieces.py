@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from eth_abi.abi import encode
+from msgspec import structs
 
 from keeper.abi import interface
 from keeper.config import load
@@ -327,7 +328,8 @@ def test_liquidations_are_told_by_both_kinds_of_contract() -> None:
     book.observe(life.head(life.number), [word(3 * 10**36)] * len(book.reads()))
     who, by = address("0x" + "77" * 20), address("0x" + "88" * 20)
     log = Log(MORPHO, (events.LIQUIDATE, market.id, topic(by), topic(who)), word(5, 6, 7, 8, 9), 3, 4, HEAD.hash)
-    (seen,) = book.liquidations([log, replace(log, address=by), replace(log, topics=(events.SUPPLY, *log.topics[1:]))])
+    others = structs.replace(log, address=by), structs.replace(log, topics=(events.SUPPLY, *log.topics[1:]))
+    (seen,) = book.liquidations([log, *others])
     assert (seen.market, seen.borrower, seen.liquidator) == (f"morpho/{market.place}", who, by)
     assert (seen.repaid, seen.seized) == (5, 7)
     assert (seen.debt_price, seen.collateral_price, seen.native_price) == (WAD, 3 * WAD, WAD)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from keeper.errors import Halt, Transient
 from keeper.execution.landed import Inquiry, paid_to
@@ -319,7 +320,7 @@ async def test_blocks_without_liquidations_cost_nothing_and_others_one_request(t
         for number in range(2, 12):
             on.rivals.apply(Block(head(number), ()))
         on.node.number = 12
-        same = [replace(event(12, index), tx_hash=h(10_012)) for index in range(40)]
+        same = [structs.replace(event(12, index), tx_hash=h(10_012)) for index in range(40)]
         on.rivals.apply(Block(head(12), tuple(same)))
         await on.rivals._queue.join()
         assert len(on.node.asked) == 1

@@ -18,6 +18,7 @@ from keeper.venues.uniswap_v3.ticks import HIGHEST_PRICE, LOWEST_PRICE, TickMap
 _AMOUNT_AT = 4 + 2 * 32  # amountSpecified in the calldata of swap()
 _AUDITED_TICKS = 4
 _WORD = 32
+_WORDS_AT_ONCE = 4_000  # of bitmaps, asked for before others have their turn
 
 
 class UniswapV3(PoolMirror[V3Pool]):
@@ -211,12 +212,15 @@ class UniswapV3(PoolMirror[V3Pool]):
         ]
         bitmap, info_of = self._abi.functions["tickBitmap"].selector, self._abi.functions["ticks"].selector
         # Thousands of words: encoded and decoded by hand.
-        reads = [Read(info.address, bitmap + _argument(position)) for _, info, position in words]
-        wanted = [
-            (i, info, ((position << 8) + bit) * info.spacing)
-            for (i, info, position), answer in zip(words, await read_many(client, head, reads), strict=True)
-            for bit in _bits(_word(_answer(answer, "tickBitmap", 1), 0))
-        ]
+        wanted = []
+        for start in range(0, len(words), _WORDS_AT_ONCE):
+            part = words[start : start + _WORDS_AT_ONCE]
+            reads = [Read(info.address, bitmap + _argument(position)) for _, info, position in part]
+            wanted += [
+                (i, info, ((position << 8) + bit) * info.spacing)
+                for (i, info, position), answer in zip(part, await read_many(client, head, reads), strict=True)
+                for bit in _bits(_word(_answer(answer, "tickBitmap", 1), 0))
+            ]
         reads = [Read(info.address, info_of + _argument(tick)) for _, info, tick in wanted]
         found: list[dict[int, tuple[int, int]]] = [{} for _ in infos]
         for (i, _, tick), answer in zip(wanted, await read_many(client, head, reads), strict=True):
