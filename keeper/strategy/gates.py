@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from keeper.model import Address, Plan, Skip, SkipReason, Token, Uptime
 from keeper.ports import Position, Quoter
@@ -204,7 +205,14 @@ def _sequencer(plan: Plan, uptime: Uptime | None) -> GateResult:
 
 
 def _flag(name: str, reason: SkipReason, closed: bool, why: str) -> GateResult:
-    return GateResult(name, not closed, (why or "no reason given") if closed else "fine", {}, reason)
+    if not closed:
+        return _fine(name, reason)
+    return GateResult(name, open=False, detail=why or "no reason given", numbers={}, reason=reason)
+
+
+@cache
+def _fine(name: str, reason: SkipReason) -> GateResult:
+    return GateResult(name, open=True, detail="fine", numbers={}, reason=reason)
 
 
 def _gwei(wei: int) -> str:

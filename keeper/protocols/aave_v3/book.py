@@ -184,7 +184,11 @@ class AaveV3Book(AaveV3Mirror):
         """The executor steps. With `receive_a_token` the collateral comes as aTokens, whatever is available."""
         if not isinstance(pair, AavePair):
             raise TypeError(f"{type(pair).__name__} is no pair of an Aave market")
-        return liquidation_steps(self.market, pair, borrower, repay, receive_a_token=receive_a_token)
+        key = (borrower, repay, receive_a_token)
+        if key not in pair.ways:
+            market = self.market
+            pair.ways[key] = liquidation_steps(market, pair, borrower, repay, receive_a_token=receive_a_token)
+        return pair.ways[key]
 
     def _available_behind(self, plans: Sequence[Plan]) -> Mapping[int, int]:
         """Underlying per reserve once `plans` have run: what they repaid is there, what they seized is not."""

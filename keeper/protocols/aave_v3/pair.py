@@ -8,6 +8,7 @@ from enum import Enum
 
 from keeper.maths.percentage import BPS, percent_mul_half_up
 from keeper.model import MAX_UINT256, Address, FlashOffer, Seizure, Token
+from keeper.ports import Liquidation
 from keeper.protocols.aave_v3.rules import (
     CLOSE_FACTOR_BPS,
     CLOSE_FACTOR_THRESHOLD,
@@ -150,7 +151,7 @@ class Quote:
             dust = MIN_LEFTOVER * terms.collateral_unit // terms.collateral_price
             leftover = MIN_LEFTOVER * terms.debt_unit // terms.debt_price
             guess = min(self._repaid(min(self.collateral - dust, reach)), self.debt - leftover)
-        return _last(lambda repay: self._is_partial(repay, available), 0, self.cap, guess)
+        return _last(lambda repay: self.is_partial(repay, available), 0, self.cap, guess)
 
     def _repaid(self, collateral: int) -> int:
         """About the debt whose repayment takes so much collateral."""
@@ -158,7 +159,8 @@ class Quote:
         worth = terms.collateral_price * collateral * terms.debt_unit
         return worth * BPS // (terms.debt_price * terms.collateral_unit * max(terms.bonus, 1))
 
-    def _is_partial(self, repay: int, available: int) -> bool:
+    def is_partial(self, repay: int, available: int) -> bool:
+        """Whether exactly `repay` leaves part of both sides; what `largest_partial` bounds."""
         collateral = self.asked(repay)
         if collateral > self.collateral or self.received(collateral) > available:
             return False
@@ -175,12 +177,12 @@ class Quote:
 
     def smallest(self) -> int:
         """The smallest amount that burns at least one unit on either side."""
+        return _last(self.too_small, 0, self.cap, self._repaid(1)) + 1
 
-        def too_small(repay: int) -> bool:
-            received = self.received(min(self.asked(repay), self.collateral))
-            return not (self._burns_debt(repay) and self._burns_collateral(received))
-
-        return _last(too_small, 0, self.cap, self._repaid(1)) + 1
+    def too_small(self, repay: int) -> bool:
+        """Whether nothing would be burned on one side."""
+        received = self.received(min(self.asked(repay), self.collateral))
+        return not (self._burns_debt(repay) and self._burns_collateral(received))
 
 
 def _last(holds: Callable[[int], bool], low: int, high: int, guess: int) -> int:
@@ -245,11 +247,16 @@ class AavePair:
         self._gas = gas
         self.terms = now.terms
         self.available = available
+        self.ways: dict[tuple[Address, int, bool], Liquidation] = {}  # of calling the market, as made up so far
         self._results: dict[int, Result] = {}
         self.ample = max(quote.collateral for quote in (now, late, head))
         quotes = (now, late, head) if self.terms.rules.must_not_leave_dust else (now, late)
-        largest = min(quote.largest_partial(available) for quote in quotes)
-        smallest = max(quote.smallest() for quote in quotes)
+        largest, smallest = now.largest_partial(available), now.smallest()
+        for quote in quotes[1:]:  # what is the end at one moment mostly stands at the others
+            if largest > quote.cap or not quote.is_partial(largest, available):
+                largest = min(largest, quote.largest_partial(available))
+            if quote.too_small(smallest):
+                smallest = quote.smallest()
         whole, later = now.call(MAX_UINT256), late.call(MAX_UINT256)
         self._whole: Result | None = None
         self._whole_budget = 0
