@@ -17,8 +17,6 @@ from benchmarks import growth, ingest, lending, market, plan, quotes, screen
 from benchmarks.measure import Row
 from keeper.devchain.world import ensure_world
 
-MARKETS_UP_TO = 100_000  # positions whose logs the node of the benchmark keeps in memory
-
 
 def measure(sizes: Sequence[int], *, plans: int, samples: int, degenbot: bool) -> list[Row]:
     """Every part of the table, the parts that grow at every size."""
@@ -32,10 +30,9 @@ def measure(sizes: Sequence[int], *, plans: int, samples: int, degenbot: bool) -
         take(screen.screen(size))
         take(lending.run(size))
         take(weigh(size))
-        if size <= MARKETS_UP_TO:
-            take(ingest.run(size))
-            with tempfile.TemporaryDirectory() as folder:
-                take(market.run(size, Path(folder), samples=samples))
+        take(ingest.run(size))
+        with tempfile.TemporaryDirectory() as folder:
+            take(market.run(size, Path(folder), samples=samples))
     built = ensure_world()
     largest = max((row for row in rows if row.what.startswith("every health")), key=lambda row: row.size or 0)
     per_position = largest.value / 1e3 / (largest.size or 1)

@@ -87,7 +87,7 @@ def staged(users: int, *, history: bool) -> Iterator[Stage]:
         for number in range(LIQUIDATABLE):
             _at_the_edge(actors, world, number)
         actors.align({symbol: _fallen(symbol) for symbol in SPECS})
-        first, blocks = rpc.number() + 1, min(max(users // 400, 8), 250) if history else 1
+        first, blocks = rpc.number() + 1, min(max(users // 400, 8), 2_500) if history else 1
         rpc.request("anvil_mine", hex(blocks + _WINDOW), hex(12))
         words = [anvil.http, str(users), str(first), str(blocks if history else 0)]
         node = subprocess.Popen([sys.executable, "-m", "benchmarks.node", *words], stdout=subprocess.PIPE, text=True)
