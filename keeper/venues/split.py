@@ -288,7 +288,7 @@ def _helpful(
     if single >= 0:
         values[0], shares[0, single], levels[0] = best, total, end
     count = 0
-    for i in np.argsort(-price):
+    for i in np.argsort(-price, kind="mergesort"):
         if count < len(found) and price[i] > 0.0 and (i == single or rows[starts[i], LOW] < end):
             found[count] = i
             count += 1
@@ -370,7 +370,7 @@ def offers(
             for a in range(count):
                 i = helpful[a]
                 weights[a] = _surplus(rows, starts[i], starts[i + 1] - 1, level, total, exact_out, cost)
-            order = np.argsort(-weights)
+            order = np.argsort(-weights, kind="mergesort")
             positive = int(np.count_nonzero(weights > 0.0))
             found[1] = none
             _heaviest(weights, clashes, order, positive, found)
