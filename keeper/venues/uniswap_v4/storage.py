@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -70,11 +71,15 @@ async def read_slots(client: Client, head: Head, manager: Address, slots: Sequen
     """Words of the manager's storage at `head`; raises BadData when it does not answer."""
     abi = interface("uniswap_v4_manager")
     parts = [slots[i : i + _SLOTS_PER_READ] for i in range(0, len(slots), _SLOTS_PER_READ)]
-    reads = [Read(manager, abi.encode("extsload", [s.to_bytes(_WORD, "big") for s in part])) for part in parts]
+    reads = []
+    for part in parts:
+        reads.append(Read(manager, abi.encode("extsload", [s.to_bytes(_WORD, "big") for s in part])))
+        await asyncio.sleep(0)
     words: list[int] = []
     for part, answer in zip(parts, await read_many(client, head, reads), strict=True):
         values = abi.decode("extsload", answer)[0]
         if len(values) != len(part):
             raise BadData(f"extsload() of {manager} answered {len(values)} words where {len(part)} were asked for")
         words += [int.from_bytes(value, "big") for value in values]
+        await asyncio.sleep(0)
     return words

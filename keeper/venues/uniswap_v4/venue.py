@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from keeper.venues.uniswap_v4.pool import V4Pool
 _AMOUNT_AT = 4 + 6 * 32  # amountSpecified in the calldata of swap(): after the key's five words and the direction
 _NATIVE_WORD = "0x" + "00" * 32
 _AUDITED_TICKS = 4
+_HASHED_AT_ONCE = 1_000  # slots of bitmaps, before others have their turn
 _NOTHING = (32).to_bytes(32, "big") + bytes(32)  # empty ``bytes``, as unlockCallback() must answer
 
 
@@ -243,7 +245,11 @@ class UniswapV4(PoolMirror[V4Pool]):
             for i, info in enumerate(infos)
             for position in range((MIN_TICK // info.spacing) >> 8, (MAX_TICK // info.spacing >> 8) + 1)
         ]
-        slots = [storage.bitmap_word(info.address, position) for _, info, position in places]
+        slots: list[int] = []
+        for start in range(0, len(places), _HASHED_AT_ONCE):
+            part = places[start : start + _HASHED_AT_ONCE]
+            slots += [storage.bitmap_word(info.address, position) for _, info, position in part]
+            await asyncio.sleep(0)
         words = await storage.read_slots(client, head, self.factory, slots)
         wanted = [
             (i, info, ((position << 8) + bit) * info.spacing)
