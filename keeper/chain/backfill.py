@@ -21,7 +21,7 @@ Range = tuple[int, int, list[Log]]
 
 _SLOW = 5.0  # seconds; a range that took longer is not made larger
 _MANY = 3_000  # logs; likewise: their text is held in memory, and taken apart in one go
-_AT_ONCE = 1_000  # logs made before others have their turn
+_AT_ONCE = 500  # logs made before others have their turn
 
 
 class Backfill:
@@ -99,8 +99,10 @@ async def _fetch(endpoint: Endpoint, watch: Watch, first: int, last: int, decodi
         started = time.monotonic()
         try:
             results = await _send(endpoint, calls)
+            seconds = time.monotonic() - started
             header = wire.head(results[-1], f"block {end}")
             async with decoding:
+                await asyncio.sleep(0)
                 answers = [wire.entries(raw) for raw in results[:-1]]
                 if end > first and any(_looks_truncated(len(answer)) for answer in answers):
                     end = first + (end - first) // 2
@@ -117,7 +119,7 @@ async def _fetch(endpoint: Endpoint, watch: Watch, first: int, last: int, decodi
             # A query that is too heavy often ends in silence; the next try, perhaps elsewhere, is a smaller one.
             endpoint.span = max((end - first + 1) // 2, 1)
             raise
-        _grow(endpoint, end - first + 1, len(found), time.monotonic() - started)
+        _grow(endpoint, end - first + 1, len(found), seconds)
         return first, end, found
 
 
