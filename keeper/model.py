@@ -86,7 +86,7 @@ class Uptime:
 class Log(msgspec.Struct, frozen=True, gc=False):
     """One event. `topics[0]` is the signature hash; all topics are lower-case 0x hex of 32 bytes.
 
-    A back-fill makes millions: as a dataclass each would take five times as long to make, and the collector's time.
+    A back-fill makes millions: as a dataclass each would take ten times as long to make, and the collector's time.
     """
 
     address: Address
