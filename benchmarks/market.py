@@ -151,7 +151,7 @@ async def cold_start(stage: Stage, folder: Path) -> list[Row]:
             while not starting.done():
                 await asyncio.sleep(0.005)
                 at = next((step for step in reversed(seen) if step.name == MAIN), None)
-                if at is not None and at.percent > 50 and await parts.checkpoints.load(MAIN):
+                if at is not None and at.percent > 50 and [s.number async for s in parts.checkpoints.load(MAIN)]:
                     starting.cancel()
                     await asyncio.gather(starting, return_exceptions=True)
             cut = starting.cancelled()

@@ -80,7 +80,7 @@ async def live(path: Path, users: int) -> dict[str, float]:
     checkpoints = await Checkpoints.open(path, 1)
     async with Stall() as stall:
         begun, used = time.perf_counter(), time.process_time()
-        stored = (await checkpoints.load("book"))[0].data
+        stored = (await anext(checkpoints.load("book"))).data
         await asyncio.to_thread(book.restore, stored)
         del stored
         await asyncio.to_thread(give_back)

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -84,22 +85,17 @@ class Checkpoints:
         await self._run(work)
         await asyncio.to_thread(give_back)
 
-    async def load(self, name: str) -> list[Snapshot]:
-        """The snapshots of `name`, newest first; damaged ones are left out with a warning."""
+    async def load(self, name: str) -> AsyncGenerator[Snapshot]:
+        """The snapshots of `name`, newest first and one at a time; damaged ones are left out with a warning."""
 
-        def work(connection: sqlite3.Connection) -> list[Snapshot]:
-            rows = connection.execute(
-                "SELECT number, hash, data, digest FROM snapshot WHERE name = ? ORDER BY id DESC", (name,)
-            ).fetchall()
-            found = []
-            for number, block_hash, data, digest in rows:
-                if _digest(data) == digest:
-                    found.append(Snapshot(name, number, Hash(block_hash), data))
-                else:
-                    log.warning("checkpoint_damaged", mirror=name, block=number)
-            return found
+        def numbers(connection: sqlite3.Connection) -> list[int]:
+            found = connection.execute("SELECT id FROM snapshot WHERE name = ? ORDER BY id DESC", (name,)).fetchall()
+            return [number for (number,) in found]
 
-        return await self._run(work)
+        for place in await self._run(numbers):
+            found = await self._run(partial(_read, name, place))
+            if found is not None:
+                yield found
 
     async def forget(self, name: str) -> None:
         """Drop every snapshot of `name`."""
@@ -126,6 +122,17 @@ class Checkpoints:
                     ) from error
 
         return await asyncio.to_thread(locked)
+
+
+def _read(name: str, place: int, connection: sqlite3.Connection) -> Snapshot | None:
+    row = connection.execute("SELECT number, hash, data, digest FROM snapshot WHERE id = ?", (place,)).fetchone()
+    if row is None:
+        return None  # it has been dropped since
+    number, block_hash, data, digest = row
+    if _digest(data) != digest:
+        log.warning("checkpoint_damaged", mirror=name, block=number)
+        return None
+    return Snapshot(name, number, Hash(block_hash), data)
 
 
 def inspect(path: Path, chain_id: int) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from keeper.chain.checkpoints import Checkpoints
+from keeper.chain.checkpoints import Checkpoints, Snapshot
 from keeper.chain.client import NodeClient
 from keeper.chain.tracks import Chain, Track, within
 from keeper.errors import BadData, Transient
@@ -97,22 +97,29 @@ class Rebuild:
         return (await self._client.header(number)).hash == block_hash
 
     async def _restore(self, track: Track) -> None:
-        for snapshot in await self._checkpoints.load(track.name) if self._checkpoints is not None else ():
-            if not await self._canonical(snapshot.number, snapshot.hash):
-                log.info("checkpoint_orphaned", mirror=track.name, block=snapshot.number)
-                continue
-            try:
-                if len(snapshot.data) < _LARGE:
-                    track.mirror.restore(snapshot.data)
-                else:  # nobody else has this mirror: it is at no block
-                    await asyncio.to_thread(track.mirror.restore, snapshot.data)
-                    await asyncio.to_thread(give_back)
-            except BadData as error:
-                log.warning("checkpoint_refused", mirror=track.name, block=snapshot.number, reason=str(error))
-                continue
-            track.position = (snapshot.number, snapshot.hash)
-            log.info("checkpoint_restored", mirror=track.name, block=snapshot.number)
+        if self._checkpoints is None:
             return
+        async with aclosing(self._checkpoints.load(track.name)) as snapshots:
+            async for snapshot in snapshots:
+                if await self._restored(track, snapshot):
+                    return
+
+    async def _restored(self, track: Track, snapshot: Snapshot) -> bool:
+        if not await self._canonical(snapshot.number, snapshot.hash):
+            log.info("checkpoint_orphaned", mirror=track.name, block=snapshot.number)
+            return False
+        try:
+            if len(snapshot.data) < _LARGE:
+                track.mirror.restore(snapshot.data)
+            else:  # nobody else has this mirror: it is at no block
+                await asyncio.to_thread(track.mirror.restore, snapshot.data)
+                await asyncio.to_thread(give_back)
+        except BadData as error:
+            log.warning("checkpoint_refused", mirror=track.name, block=snapshot.number, reason=str(error))
+            return False
+        track.position = (snapshot.number, snapshot.hash)
+        log.info("checkpoint_restored", mirror=track.name, block=snapshot.number)
+        return True
 
     async def _load(self, track: Track) -> None:
         if track.reload and self._checkpoints is not None:

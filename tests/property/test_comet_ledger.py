@@ -6,10 +6,12 @@ import os
 import random
 
 import pytest
+from eth_abi.abi import encode
 
 from keeper.errors import BadData
 from keeper.model import Address
 from keeper.protocols.compound_v3 import snapshot
+from keeper.protocols.compound_v3.contract import user_basic
 from keeper.protocols.compound_v3.ledger import Ledger
 from keeper.protocols.compound_v3.weights import DEBT, SLOTS
 
@@ -105,3 +107,21 @@ def test_what_cannot_be_is_refused() -> None:
         ledger.move(user, name(2_000 + number), 1)
     with pytest.raises(BadData, match="collateral assets"):
         ledger.move(user, name(3_000), 1)
+
+
+def test_an_account_is_read_as_the_abi_says() -> None:
+    """Every word at its ends and in between; what does not fit its type, or is of another length, is refused."""
+    dice = random.Random(SEED + 1)
+    types = ["int104", "uint64", "uint64", "uint16", "uint8"]
+    limits = [1 << 103, 1 << 64, 1 << 64, 1 << 16, 1 << 8]
+    for _ in range(2_000):
+        values = [dice.choice((0, 1, limit - 1, dice.randrange(limit))) for limit in limits]
+        values[0] = dice.choice((values[0], -values[0], -limits[0]))
+        assert user_basic(encode(types, values)) == (values[0], values[3] | values[4] << 16)
+        place = dice.randrange(5)
+        values[place] = dice.choice((limits[place], (1 << 255) - 1, dice.randrange(limits[place], 1 << 255)))
+        with pytest.raises(BadData):
+            user_basic(b"".join((value % (1 << 256)).to_bytes(32, "big") for value in values))
+    for answer in (None, b"", bytes(159)):
+        with pytest.raises(BadData):
+            user_basic(answer)

@@ -40,12 +40,12 @@ async def test_the_newest_come_first_and_the_oldest_go(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "checkpoints.sqlite"
     await filled(path)
     checkpoints = await Checkpoints.open(path, 1)
-    found = await checkpoints.load("aave")
+    found = [s async for s in checkpoints.load("aave")]
     assert [(s.number, s.hash, s.data) for s in found] == [(n, block_hash(n), bytes([n]) * 3_000) for n in (7, 6, 5)]
-    assert [s.number for s in await checkpoints.load("uniswap")] == [9]
-    assert await checkpoints.load("nobody") == []
+    assert [s.number async for s in checkpoints.load("uniswap")] == [9]
+    assert [s async for s in checkpoints.load("nobody")] == []
     await checkpoints.forget("aave")
-    assert await checkpoints.load("aave") == []
+    assert [s async for s in checkpoints.load("aave")] == []
     await checkpoints.close()
 
 
@@ -57,7 +57,7 @@ async def test_a_crash_loses_nothing_that_was_saved(tmp_path: Path) -> None:
     left = copied(tmp_path)
     await checkpoints.close()
     again = await Checkpoints.open(left / "a.sqlite", 1)
-    assert [s.number for s in await again.load("aave")] == [1]
+    assert [s.number async for s in again.load("aave")] == [1]
     await again.close()
 
 
@@ -98,7 +98,7 @@ async def test_a_damaged_snapshot_is_left_out(tmp_path: Path) -> None:
         connection.execute("UPDATE snapshot SET data = zeroblob(3000) WHERE number = 7")
     connection.close()
     checkpoints = await Checkpoints.open(path, 1)
-    assert [s.number for s in await checkpoints.load("aave")] == [6, 5]
+    assert [s.number async for s in checkpoints.load("aave")] == [6, 5]
     await checkpoints.close()
 
 

@@ -47,16 +47,16 @@ async def test_a_block_does_not_wait_for_a_large_mirror_to_be_stored(tmp_path: P
     await world.follower.start(await world.client.head())
     await world.follower.rebuilt()
     await world.follower.save()
-    known = [found.number for found in await checkpoints.load("mirror")]
+    known = [found.number async for found in checkpoints.load("mirror")]
     mirror.let.clear()
     for _ in range(8):
         world.grow()
         await world.follower.advance(await world.client.head())
     assert world.right()
-    assert [found.number for found in await checkpoints.load("mirror")] == known
+    assert [found.number async for found in checkpoints.load("mirror")] == known
     mirror.let.set()
     await world.follower.close()
-    newest = (await checkpoints.load("mirror"))[0]
+    newest = await anext(checkpoints.load("mirror"))
     at = world.chain.head.number
     assert at - 8 < newest.number < at
     assert set(mirror.threads).isdisjoint({threading.get_ident()})
@@ -87,7 +87,7 @@ async def test_a_distrusted_mirror_is_not_stored_behind_its_back(tmp_path: Path)
     await world.follower.advance(await world.client.head())
     assert world.right()
     await world.follower.close()
-    assert all("0xbad" not in json.loads(found.data)[1] for found in await checkpoints.load("mirror"))
+    assert all(["0xbad" not in json.loads(found.data)[1] async for found in checkpoints.load("mirror")])
     await checkpoints.close()
 
 

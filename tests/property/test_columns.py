@@ -1,0 +1,60 @@
+"""Lists of items by value, and chains of entries side by side, against looking through everything."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import pytest
+
+from keeper.protocols.columns import Column, chains
+from keeper.protocols.groups import Groups
+
+pytestmark = pytest.mark.property
+
+SEED = int(os.environ.get("KEEPER_SEED", "20261127"))
+
+
+@pytest.mark.parametrize("highest", [5, 40_000, 2_000_000_000])
+def test_every_item_is_in_the_list_of_its_value(highest: int) -> None:
+    """Through growing, items taken back and made anew with other values, and everything numbered anew."""
+    print(f"KEEPER_SEED={SEED}")
+    dice = random.Random(SEED)
+    column = Column(np.int32)
+    groups = Groups(column)
+    values: list[int] = []
+    some = [0, highest, *(dice.randrange(highest) for _ in range(4))]
+    for _ in range(400):
+        act = dice.random()
+        if act < 0.15 and values:
+            del values[dice.randrange(len(values)) :]
+            groups.cut(len(values))
+        elif act < 0.17:
+            dice.shuffle(values)
+            column.load(np.array(values, np.int32))
+            groups.clear()
+        for _ in range(dice.randrange(60)):
+            column.reserve(len(values) + 1)
+            values.append(dice.choice(some))
+            column.cells[len(values) - 1] = values[-1]
+        for value in dice.sample(some, 2):
+            assert groups.of(value, len(values)).tolist() == [i for i, each in enumerate(values) if each == value]
+        assert set(values) <= set(groups.values(len(values))) <= set(some)
+        assert groups.of(highest + 1, len(values)).tolist() == []
+
+
+def test_chains_lead_through_the_entries_of_everybody() -> None:
+    """Also of users who have none, first, last and between."""
+    dice = random.Random(SEED + 1)
+    for users in (0, 1, 2, 50):
+        for _ in range(50):
+            owner = sorted(dice.randrange(users) for _ in range(dice.randrange(80))) if users else []
+            first, following = chains(np.array(owner, np.int32), users)
+            assert (len(first), len(following)) == (users, len(owner))
+            for user in range(users):
+                found, entry = [], int(first[user])
+                while entry != -1:
+                    found.append(entry)
+                    entry = int(following[entry])
+                assert found == [e for e, who in enumerate(owner) if who == user]
