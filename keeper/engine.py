@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from keeper.collector import resting
 from keeper.errors import BadData, KeeperError, Transient
 from keeper.model import Decision, FeeQuote, Head, Skip, Verdict
 from keeper.ports import (
@@ -103,20 +104,21 @@ class Engine:
     async def step(self, head: Head, stop: asyncio.Event | None = None) -> tuple[Decision, ...]:
         """One pass. With `stop` set nothing more is submitted."""
         parts = self.parts
-        parts.observer.synced(synced := await parts.follower.advance(head))
-        await self._settle(synced.head)
-        await self._audit(synced)
-        fees = await parts.fees.quote(synced.head)
-        scene = self.scene(synced, fees)
-        found = await self.survey(synced, scene)
-        proved, skipped = await self._prove(found, scene, parts.ordering)
-        decisions = await self._send(proved, stop)
-        decisions += [self._decide(one, None, Decision(*one.key, skip)) for one, skip in skipped]
-        await parts.recorder.record_pass(synced.head, decisions)
-        if parts.review is not None:
-            await parts.review(found, scene)
-        parts.observer.passed(synced.head)
-        return tuple(decisions)
+        with resting():
+            parts.observer.synced(synced := await parts.follower.advance(head))
+            await self._settle(synced.head)
+            await self._audit(synced)
+            fees = await parts.fees.quote(synced.head)
+            scene = self.scene(synced, fees)
+            found = await self.survey(synced, scene)
+            proved, skipped = await self._prove(found, scene, parts.ordering)
+            decisions = await self._send(proved, stop)
+            decisions += [self._decide(one, None, Decision(*one.key, skip)) for one, skip in skipped]
+            await parts.recorder.record_pass(synced.head, decisions)
+            if parts.review is not None:
+                await parts.review(found, scene)
+            parts.observer.passed(synced.head)
+            return tuple(decisions)
 
     def scene(self, synced: Synced, fees: FeeQuote) -> Scene:
         """What every position of this pass is considered with."""
@@ -158,9 +160,7 @@ class Engine:
         self._passes += 1
         if self._passes % self._audit_every:
             return
-        for mirror in self.parts.mirrors:
-            if mirror.name in synced.behind:
-                continue
+        for mirror in (mirror for mirror in self.parts.mirrors if mirror.name not in synced.behind):
             difference = await mirror.audit(self.parts.client, synced.head, self._audit_sample)
             self.parts.observer.audited(mirror.name, difference)
             await self.parts.safeguards.audited(mirror.name, difference)

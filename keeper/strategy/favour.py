@@ -14,31 +14,54 @@ from keeper.strategy.wake import routes
 _Ends = tuple[Address, Address]
 
 
+class Favours:
+    """What would help any of these positions, or any of the plans that are known of them."""
+
+    def __init__(self, positions: Iterable[Opportunity]) -> None:
+        self._wanted: set[_Ends] = set()  # trades, by what goes in and comes out
+        self._collaterals: set[Address] = set()
+        self._out: set[_Ends] = set()  # pool and what a plan takes out of it
+        for one in positions:
+            for pair in one.position.pairs:
+                self._wanted.add((pair.debt.address, pair.collateral.address))
+                self._collaterals.add(pair.collateral.address)
+            if one.choice.plan is not None:
+                self.add(one.choice.plan)
+
+    def add(self, plan: Plan) -> None:
+        """One more plan of one of the positions."""
+        self._out.update((hop.pool, hop.token_out) for hop in _hops(plan))
+
+    def come_from(self, by: Plan) -> bool:
+        """Whether `by` may help somebody; that may be the plan itself."""
+        return any(
+            (hop.token_in, hop.token_out) in self._wanted
+            or (hop.token_in == by.profit_token and hop.token_out in self._collaterals)
+            or (hop.pool, hop.token_in) in self._out
+            for hop in _hops(by)
+        )
+
+
 def favoured(one: Opportunity, plan: Plan | None, by: Plan) -> bool:
     """Whether `by` trades the other way: through a pool of `plan`, or between the assets of a pair of the position."""
     hops = _hops(by)
-    if plan is not None and _back(_hops(plan), hops):
+    mine = {(hop.pool, hop.token_out) for hop in _hops(plan)} if plan is not None else set()
+    if any((hop.pool, hop.token_in) in mine for hop in hops):
         return True
-    return bool(_wanted(one, {by.profit_token}) & {(hop.token_in, hop.token_out) for hop in hops})
+    back = {(hop.token_in, hop.token_out) for hop in hops}
+    return any(
+        (given, pair.collateral.address) in back
+        for pair in one.position.pairs
+        for given in (pair.debt.address, by.profit_token)
+    )
 
 
 def one_way(everybody: Iterable[Opportunity]) -> bool:
     """Whether none of these plans helps any of these positions, with a plan or without."""
     known = list(everybody)
-    plans = [one.choice.plan for one in known if one.choice.plan is not None]
-    hops = [hop for plan in plans for hop in _hops(plan)]
-    profits, trades = {plan.profit_token for plan in plans}, {(hop.token_in, hop.token_out) for hop in hops}
-    return not _back(hops, hops) and not any(_wanted(one, profits) & trades for one in known)
+    favours = Favours(known)
+    return not any(favours.come_from(one.choice.plan) for one in known if one.choice.plan is not None)
 
 
 def _hops(plan: Plan) -> list[Hop]:
     return [hop for route in routes(plan) for path in route.paths for hop in path.hops]
-
-
-def _back(mine: Iterable[Hop], theirs: Iterable[Hop]) -> bool:
-    return bool({(hop.pool, hop.token_out) for hop in mine} & {(hop.pool, hop.token_in) for hop in theirs})
-
-
-def _wanted(one: Opportunity, profits: Iterable[Address]) -> set[_Ends]:
-    """Trades, by what goes in and comes out, that would make the collateral of a pair dearer."""
-    return {(given, pair.collateral.address) for pair in one.position.pairs for given in (pair.debt.address, *profits)}

@@ -95,21 +95,31 @@ class Options:
         """The same option with the recipe that improves its best amount, or one beside it, most; None where none does.
 
         The neighbours count because a purchase that takes the sale's pools makes dents in the curve, and the best
-        amount without them may lie in one.
+        amount without them may lie in one. Unless only they lie in one, what helps the best amount most is what is
+        looked at beside it.
         """
         seeds = option.curve.around_best()
         best, found = 0, None
+        recipes: list[Recipe] = []
         for seed in seeds:
-            for recipe in seed.recipes(option.recipe):
-                result = option.shape(replace(self.terms, recipe=recipe), seed.repay)
-                if isinstance(result, Trial) and result.net - seed.net > max(best, abs(seed.net) * WORTH_BPS // BPS):
-                    best, found = result.net - seed.net, recipe
+            if seed is seeds[0] or (seed.shared and not seeds[0].shared):
+                recipes = seed.recipes(option.recipe)
+            gains = [(self._gain(option, seed, recipe), recipe) for recipe in recipes]
+            most, recipe = max(gains, key=lambda gain: gain[0], default=(0, None))
+            if most > max(best, abs(seed.net) * WORTH_BPS // BPS):
+                best, found = most, recipe
+            recipes = [] if recipe is None else [recipe]
         if found is None:
             return None
         gain = None if option.curve.ceiling is None else option.curve.ceiling + option.floor_cost
         other = self._option(option.pair, option.funding, option.shape, gain, found)
         other.curve.start(seeds[0].repay)
         return other
+
+    def _gain(self, option: Option, seed: Trial, recipe: Recipe) -> int:
+        """What the recipe adds to the net of a trial, wei."""
+        result = option.shape(replace(self.terms, recipe=recipe), seed.repay)
+        return result.net - seed.net if isinstance(result, Trial) else -abs(seed.net) - 1
 
     def _wants_payment_first(self, pair: Pair) -> bool:
         end = pair.feasible[-1][1]

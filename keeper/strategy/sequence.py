@@ -16,7 +16,7 @@ from typing import Protocol
 
 from keeper.errors import BadData
 from keeper.model import Plan, Skip, SkipReason
-from keeper.strategy.favour import favoured, one_way
+from keeper.strategy.favour import Favours, favoured, one_way
 from keeper.strategy.needs import Key, Needs
 from keeper.strategy.opportunity import Opportunity
 from keeper.strategy.value import native
@@ -101,6 +101,7 @@ class Sequence:
         self._open = [*able, *_hopeful(found)]
         self._known = [[_Made(one, plan, Needs.at_first(one))] for one in self._open for plan in (one.choice.plan,)]
         self._best = _Run(scene.wake)
+        self._favours = Favours(self._open)
 
     @property
     def wake(self) -> Wake:
@@ -208,6 +209,8 @@ class Sequence:
 
     def _favour(self, run: _Run, plan: Plan, waiting: dict[int, _Made], heap: list[_Order]) -> Iterator[None]:
         """Those for whom `plan`, just taken, has made things better, by their new nets."""
+        if not self._favours.come_from(plan):
+            return
         for index, before in list(waiting.items()):
             if self._left < 2 * len(waiting):
                 return
@@ -221,7 +224,8 @@ class Sequence:
     def _look(self, run: _Run, index: int, before: _Made) -> Generator[None, None, _Made | None]:
         """The position on the state of `run`; None when that would be more work than is allowed."""
         known = self._known[index]
-        fits = (m for m in (before, *known) if (m.movers, m.sharers) == (run.movers(m.needs), run.sharers(m.needs)))
+        others = (m for m in known if m is not before)
+        fits = (m for m in (before, *others) if m.movers == run.movers(m.needs) and m.sharers == run.sharers(m.needs))
         made = next(fits, None)
         if made is None and before.opportunity is not None and before.movers == run.movers(before.needs):
             made = self._standing(run, before)
@@ -250,7 +254,10 @@ class Sequence:
         except BadData as error:
             why = str(error)
         plan = again.choice.plan if again is not None and again.skip is None else None
-        needs = before.needs if plan is None else Needs.of(plan)
+        needs = before.needs
+        if plan is not None:
+            needs = Needs.of(plan)
+            self._favours.add(plan)
         return _Made(again, plan, needs, run.movers(needs), run.sharers(needs), why if again is None else "")
 
     def _behind(self, place: int) -> frozenset[int]:

@@ -104,11 +104,11 @@ def turns(taken: Sequence[Taken], ordering: Ordering) -> tuple[Turn, ...]:
     for one in taken:
         behind = {homes[place] for place in one.behind}
         first = max(behind, default=0)  # it may not come before what it counts on
-        open_ = [place for place in range(first, len(drafts)) if drafts[place].takes(one, ordering)]
-        risks = {place: drafts[place].risk(one, ordering) for place in open_}
-        home = min(open_, key=lambda place: (risks[place], place), default=None)
-        if home is None or ordering.joined_gas * one.plan.fees.price <= risks[home]:
-            home = len(drafts)
+        saved = ordering.joined_gas * one.plan.fees.price
+        risks = ((drafts[place].risk(one, ordering), place) for place in range(first, len(drafts)))
+        worth = sorted(risk for risk in risks if risk[0] < saved)
+        home = next((place for _, place in worth if drafts[place].takes(one, ordering)), len(drafts))
+        if home == len(drafts):
             drafts.append(_Draft())
         drafts[home].items.append(one)
         drafts[home].behind |= behind - {home}

@@ -31,7 +31,8 @@ ALLOWED = {
     "execution": CORE | {"config", "execution", "chain"},
     "journal": CORE | {"config", "journal"},
     "ops": CORE | {"config", "ops", "chain"},
-    "engine": CORE | {"strategy", "engine"},
+    "collector": set(),
+    "engine": CORE | {"strategy", "engine", "collector"},
 }
 
 
