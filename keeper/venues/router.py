@@ -108,6 +108,7 @@ class _Known:
     moved: frozenset[Key] = frozenset()
     ways: dict[Pair, _Ways] = field(default_factory=dict)
     spots: dict[Pair, tuple[int, int] | None] = field(default_factory=dict)
+    deep: dict[Pair, Chain | None] = field(default_factory=dict)
 
 
 class Router:
@@ -133,6 +134,7 @@ class Router:
         self._gas_price = gas_price
         self._max_paths = max_paths
         self._known = _Known()
+        self._head: Router | None = None  # whose trades have led here; None at the head itself
 
     def pool(self, address: Address, one: Address, other: Address) -> Pool:
         """The pool at `address` between two tokens as it stands here; raises KeyError for a stranger."""
@@ -140,7 +142,7 @@ class Router:
 
     def priced(self, gas_price: int) -> Router:
         """The same pools with gas at `gas_price` wei."""
-        return self._copy(self._pools, gas_price, self._known)
+        return self._copy(self._pools, gas_price, self._known, self._head)
 
     def after(self, route: Route) -> Router:
         """The pools once `route` has been traded; raises ValueError when it cannot be traded here."""
@@ -158,7 +160,7 @@ class Router:
                     raise ValueError(f"pool {hop.pool} cannot trade {hop.amount_in} for {hop.amount_out}")
                 moved.update((key_of(pair), pair) for pair in traded[1].pairs() if key_of(pair) in self._pools)
         known = _Known(self._known.ways, frozenset(moved))
-        return self._copy({**self._pools, **moved}, self._gas_price, known)
+        return self._copy({**self._pools, **moved}, self._gas_price, known, self._head or self)
 
     def again(self, route: Route) -> Route | None:
         """The same paths with the same fixed amounts, traded here; None when one cannot take or give its amount."""
@@ -192,22 +194,33 @@ class Router:
         return self._trade(token_in, token_out, amount_out, avoid, exact_out=True)
 
     def spot(self, token_in: Address, token_out: Address) -> tuple[int, int] | None:
-        """Marginal price before fees of the deepest path as (out, in) base units; None without a path."""
+        """Marginal price before fees as (out, in) base units; None without a path.
+
+        Of the path that is the deepest at the head, whatever has been traded since: in the state that it is in here.
+        """
         if token_in == token_out:
             return 1, 1
         spots, key = self._known.spots, (token_in, token_out)
         if key not in spots:
-            chain = self._between(token_in, token_out).deepest()
-            spots[key] = None if chain is None else chain.spot()
+            head = self._head or self
+            chain = head._deepest(key)  # noqa: SLF001 - another of its own kind
+            spots[key] = None if chain is None else (chain if head is self else chain.over(self._pools)).spot()
         return spots[key]
 
     # ------------------------------------------------------------------------------------------------- inside
 
-    def _copy(self, pools: dict[Key, Pool], gas_price: int, known: _Known) -> Router:
+    def _copy(self, pools: dict[Key, Pool], gas_price: int, known: _Known, head: Router | None) -> Router:
         twin = object.__new__(Router)
         twin._pools, twin._graph, twin._native = pools, self._graph, self._native
-        twin._gas_price, twin._max_paths, twin._known = gas_price, self._max_paths, known
+        twin._gas_price, twin._max_paths = gas_price, self._max_paths
+        twin._known, twin._head = known, head
         return twin
+
+    def _deepest(self, pair: Pair) -> Chain | None:
+        deep = self._known.deep
+        if pair not in deep:
+            deep[pair] = self._between(*pair).deepest()
+        return deep[pair]
 
     def _between(self, token_in: Address, token_out: Address) -> _Ways:
         known, key = self._known, (token_in, token_out)
