@@ -49,6 +49,7 @@ from keeper.ops.vitals import Vitals
 from keeper.ports import Book, FlashSource
 from keeper.preflight import require
 from keeper.rivals import Rivals
+from keeper.search import PoolSearch
 from keeper.strategy.breakers import BREAKERS
 from keeper.strategy.cooldown import Cooldowns
 from keeper.strategy.failures import classifier
@@ -87,6 +88,7 @@ class Assembly:
     sources: dict[str, FlashSource]
     rivals: Rivals
     follower: Follower
+    search: PoolSearch
     fee_policy: FeePolicy
     fees: FeeSource
     prover: TransactionProver
@@ -122,6 +124,10 @@ class Assembly:
             gc.freeze()
             step = await self.follower.start(head)
         await self.follower.rebuilt()
+        self._follow_tokens()
+        if await self.search.finished():
+            with _readable(self.config):
+                step = await self.follower.advance(step.head)
         gc.freeze()
         self.vitals.synced = True
         return step.head
@@ -134,27 +140,22 @@ class Assembly:
 
     def quoter(self, fees: FeeQuote, behind: frozenset[str]) -> Router:
         """The pools of every venue that is at the head, with gas at `fees`."""
-        if self._follow_tokens():
-            log.info("tokens_added", tokens=len(self._tokens))
+        self._follow_tokens()
         usable = [venue for venue in self.venues if venue.name not in behind]
         tokens = self.config.tokens
         through = (tokens.wrapped_native, *tokens.connectors)
         return Router(usable, through, native=tokens.wrapped_native, gas_price=fees.price)
 
-    def _follow_tokens(self) -> bool:
-        """Tell the venues which tokens matter; True when there are new ones, whose pools are then loaded."""
+    def _follow_tokens(self) -> None:
+        """Tell the venues which tokens matter, and have the pools of new ones looked for."""
         listed = chain.from_iterable(book.tokens() for book in self.books)
         configured = self.config.tokens
         tokens = frozenset({t.address for t in listed} | {configured.wrapped_native, *configured.connectors})
-        if tokens <= self._tokens:
-            return False
-        first = not self._tokens
-        self._tokens |= tokens
-        for venue in self.venues:
-            venue.follow(self._tokens)
-            if not first:
-                self.follower.distrust(venue.name, "a market lists a new token, whose pools have to be found")
-        return True
+        if not tokens <= self._tokens:
+            self._tokens |= tokens
+            for venue in self.venues:
+                venue.follow(self._tokens)
+        self.search.start()
 
 
 @contextmanager
@@ -201,6 +202,7 @@ async def assemble(config: Config, *, live: bool, watching: bool = False) -> Asy
             try:
                 yield assembly
             finally:
+                await assembly.search.close()
                 await assembly.follower.close()
     finally:
         await checkpoints.close()
@@ -372,6 +374,15 @@ def _wire(
     feed = config.chain.sequencer_feed
     sequencer = None if feed is None else SequencerFeed(feed, round(config.chain.sequencer_grace), alerter)
     rivals = Rivals(books, Inquiry(client), mode, lambda reason: metrics.missed.labels(reason).inc())
+    follower = Follower(
+        client,
+        [*books, *venues, *([rivals] if watching else ()), *([sequencer] if sequencer else ())],
+        checkpoints,
+        alerter,
+        undo=config.chain.max_reorg_depth,
+        checkpoint_every=config.data.snapshot_every,
+        progress=_progress(vitals),
+    )
     return Assembly(
         config=config,
         mode=mode,
@@ -386,15 +397,8 @@ def _wire(
         venues=venues,
         sources={source.name: source for source in sources},
         rivals=rivals,
-        follower=Follower(
-            client,
-            [*books, *venues, *([rivals] if watching else ()), *([sequencer] if sequencer else ())],
-            checkpoints,
-            alerter,
-            undo=config.chain.max_reorg_depth,
-            checkpoint_every=config.data.snapshot_every,
-            progress=_progress(vitals),
-        ),
+        follower=follower,
+        search=PoolSearch(client, venues, follower.distrust),
         fee_policy=policy,
         fees=FeeSource(client, policy, data),
         prover=prover,

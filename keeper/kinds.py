@@ -9,8 +9,8 @@ from typing import Protocol
 from keeper.config import Config, Market
 from keeper.config import Venue as VenueTable
 from keeper.errors import ConfigError
-from keeper.model import ZERO_ADDRESS, Address
-from keeper.ports import Alerter, Book, FlashSource, Venue
+from keeper.model import ZERO_ADDRESS, Address, Head
+from keeper.ports import Alerter, Book, Client, FlashSource, Venue
 from keeper.protocols.aave_v3 import AaveV3Book, AaveV3Flash
 from keeper.protocols.compound_v3 import CometBook
 from keeper.protocols.morpho_blue import MorphoBlueBook, MorphoBlueFlash
@@ -41,7 +41,14 @@ class TradingVenue(Venue, PoolSource, Protocol):
     """A venue as the composition root needs it: mirrored, tradable, and open to the router."""
 
     def follow(self, tokens: Iterable[Address]) -> None:
-        """Add tokens whose pools matter; the mirror must be loaded again afterwards."""
+        """Add tokens whose pools matter."""
+
+    @property
+    def unsearched(self) -> frozenset[Address]:
+        """Those of them whose pools, created before they were added, have yet to be found."""
+
+    async def search(self, client: Client, head: Head) -> None:
+        """Find these pools up to `head`, beside whatever else goes on; `refresh` then reads them."""
 
 
 @dataclass(frozen=True, slots=True)

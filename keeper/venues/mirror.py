@@ -57,6 +57,7 @@ class StateMirror(ABC, Generic[P]):
         self.factory = factory
         self._start_block = start_block
         self._tokens = frozenset(tokens)
+        self._searched: frozenset[Address] = frozenset()  # tokens whose pools have been looked for
         self._scanned = start_block - 1
         self._infos: dict[Address, PoolInfo] = {}
         self._states: dict[Address, P] = {}
@@ -146,28 +147,55 @@ class StateMirror(ABC, Generic[P]):
         self._distrusted = reason or "it was distrusted without a reason"
 
     def follow(self, tokens: Iterable[Address]) -> None:
-        """Add tokens that matter; their pools are there after the next `load`."""
-        added = frozenset(tokens) - self._tokens
-        if added:
-            self._tokens |= added
-            self._scanned = self._start_block - 1
-            self._distrusted = f"the pools of {len(added)} new tokens have not been loaded"
+        """Add tokens that matter: pools that are created from now on count, those there are wait for a `search`."""
+        self._tokens |= frozenset(tokens)
+
+    @property
+    def unsearched(self) -> frozenset[Address]:
+        """Tokens whose pools nobody has looked for; none while everything has to be loaded anyway."""
+        return frozenset() if self._distrusted else self._tokens - self._searched
+
+    async def search(self, client: Client, head: Head) -> None:
+        """Find the pools of all tokens up to `head`; those that are new are read by the next `refresh`.
+
+        May run beside anything else: what is known stays in use, and nothing changes before all is found.
+        """
+        wanted = self._tokens
+        found = await self._found(client, self._start_block, head.number)
+        if self._distrusted:
+            return
+        for address, info in found.items():
+            if address not in self._infos:
+                self._infos[address] = info
+                self._stale[address] = "it was found just now"
+        for address, reason in self._unusable.items():
+            if reason not in _ENDED_BY_AN_EVENT:
+                self._stale[address] = f"other tokens matter now: {reason}"
+        self._searched = wanted
 
     async def load(self, client: Client, head: Head) -> None:
         """Find the factory's pools up to `head` and read them all there."""
-        words = frozenset("0x" + "00" * 12 + token[2:] for token in self._tokens)
-        watch = Watch(self._announcers(), frozenset({self.created}), self._creations(words))
-        first = max(self._start_block, self._scanned + 1 - _REORG_MARGIN)
-        infos = dict(self._infos)
-        if first <= head.number:
-            async for _, _, logs in client.logs(watch, first, head.number):
-                found = (self._created(log) for log in logs)
-                infos.update((info.address, info) for info in found if info is not None and self._matters(info))
+        wanted = self._tokens
+        known = wanted <= self._searched
+        first = max(self._start_block, self._scanned + 1 - _REORG_MARGIN) if known else self._start_block
+        infos = self._infos | await self._found(client, first, head.number)
         states, unusable = await self._read_all(client, head, list(infos.values()))
         self._rewind.clear()
         self._infos, self._states, self._unusable, self._stale = infos, states, unusable, {}
         self._scanned = self._number = self._oldest = head.number
+        self._searched = wanted
         self._distrusted = ""
+
+    async def _found(self, client: Client, first: int, last: int) -> dict[Address, PoolInfo]:
+        """Pools that were created between two blocks and matter."""
+        words = frozenset("0x" + "00" * 12 + token[2:] for token in self._tokens)
+        watch = Watch(self._announcers(), frozenset({self.created}), self._creations(words))
+        found: dict[Address, PoolInfo] = {}
+        if first <= last:
+            async for _, _, logs in client.logs(watch, first, last):
+                infos = (self._created(log) for log in logs)
+                found.update((info.address, info) for info in infos if info is not None and self._matters(info))
+        return found
 
     async def refresh(self, client: Client, head: Head) -> None:
         """Re-read every stale pool at `head`."""
@@ -225,7 +253,7 @@ class StateMirror(ABC, Generic[P]):
                 "version": self.version,
                 "factory": self._identity(),
                 "start": self._start_block,
-                "tokens": sorted(self._tokens),
+                "tokens": sorted(self._searched),
                 "number": self._number,
                 "scanned": self._scanned,
                 "pools": infos,
@@ -236,19 +264,18 @@ class StateMirror(ABC, Generic[P]):
         )
 
     def restore(self, data: bytes) -> None:
-        """Take a snapshot of the same factory and tokens; raises BadData otherwise."""
+        """Take a snapshot of the same factory, of whatever tokens; raises BadData otherwise."""
         try:
             raw = orjson.loads(data)
             if (raw["version"], raw["factory"], raw["start"]) != (self.version, self._identity(), self._start_block):
                 raise BadData(f"the snapshot of {self.name} belongs to another factory or version: delete it")
-            if not self._tokens <= frozenset(raw["tokens"]):
-                raise BadData(f"the snapshot of {self.name} was made for other tokens: delete it")
             infos = {
                 Address(i[0]): PoolInfo(Address(i[0]), Address(i[1]), Address(i[2]), i[3], i[4]) for i in raw["pools"]
             }
             states = {Address(a): self._undump(infos[Address(a)], s) for a, s in raw["states"].items()}
             number, scanned, distrusted = raw["number"], int(raw["scanned"]), str(raw["distrusted"])
             unusable = {Address(a): str(reason) for a, reason in raw["unusable"].items()}
+            searched = frozenset(Address(token) for token in raw["tokens"])
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise BadData(f"the snapshot of {self.name} cannot be read ({error}): delete it") from error
         self._rewind.clear()
@@ -256,7 +283,7 @@ class StateMirror(ABC, Generic[P]):
         self._stale = {
             a: "it was stale when the snapshot was made" for a in infos if a not in states and a not in unusable
         }
-        self._number, self._scanned, self._distrusted = number, scanned, distrusted
+        self._number, self._scanned, self._distrusted, self._searched = number, scanned, distrusted, searched
         self._oldest = number or 0
 
     # ------------------------------------------------------------------------------------------ for a subclass

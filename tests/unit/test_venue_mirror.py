@@ -164,16 +164,55 @@ async def test_nothing_is_offered_before_load_and_after_distrust() -> None:
     assert len(venue.pools()) == 1
 
 
-async def test_new_tokens_need_a_load_that_searches_all_history() -> None:
-    """After `follow` the mirror is unknown, and the next load finds pools that were passed over before."""
+async def test_pools_of_new_tokens_are_found_while_the_others_are_traded_in() -> None:
+    """After `follow` everything known stays in use; a search of all history finds what was passed over before."""
     venue, node = await loaded_v2()
     venue.follow([A])
-    assert venue.pools()
+    assert not venue.unsearched
     venue.follow([STRANGE])
+    assert venue.unsearched == {STRANGE}
+    assert [pool.address for pool in venue.pools()] == [POOL]
+    await venue.search(node, head(11))
+    assert node.asked[-1] == (3, 11)
+    assert not venue.unsearched
+    assert venue.excluded == {OTHER: "it was found just now"}
+    assert [pool.address for pool in venue.pools()] == [POOL]
+    await venue.refresh(node, head(11))
+    assert {pool.address for pool in venue.pools()} == {POOL, OTHER}
+    venue.apply(Block(head(12), (sync(12, OTHER, 7, 8),)))
+    venue.rewind(11)  # it was not there before the search, but it was on the chain
+    assert {pool.address for pool in venue.pools()} == {POOL, OTHER}
+    assert venue.pool(OTHER) == venue.pools()[1]
+
+
+async def test_a_load_finds_the_pools_of_new_tokens_as_well() -> None:
+    """Where the mirror is unknown anyway there is nothing to search: the load looks through all of history."""
+    venue, node = await loaded_v2()
+    venue.follow([STRANGE])
+    venue.distrust("for a reason")
+    assert not venue.unsearched
+    await venue.search(node, head(11))  # one that was under way finds that nothing is known
     assert venue.pools() == []
     await venue.load(node, head(11))
     assert node.asked[-1] == (3, 11)
+    assert not venue.unsearched
     assert {pool.address for pool in venue.pools()} == {POOL, OTHER}
+
+
+async def test_a_search_that_did_not_end_is_made_again_after_a_restart() -> None:
+    """A snapshot names the tokens whose pools were looked for, not those that were wanted."""
+    venue, node = await loaded_v2()
+    venue.follow([STRANGE])
+    twin = UniswapV2(FACTORY, 3, [A, B, C, STRANGE])
+    twin.restore(venue.snapshot())
+    assert twin.unsearched == {STRANGE}
+    assert [pool.address for pool in twin.pools()] == [POOL]
+    await twin.search(node, head(11))
+    await twin.refresh(node, head(11))
+    assert {pool.address for pool in twin.pools()} == {POOL, OTHER}
+    again = UniswapV2(FACTORY, 3, [A, B, C, STRANGE])
+    again.restore(twin.snapshot())
+    assert not again.unsearched
 
 
 async def test_a_new_pool_is_read_before_it_is_used() -> None:
@@ -333,7 +372,7 @@ async def test_audit_finds_and_removes_what_differs() -> None:
 
 
 async def test_snapshots_restore_and_refuse() -> None:
-    """A snapshot brings everything back; one of another factory, other tokens or another shape is refused."""
+    """A snapshot brings everything back; one of another factory or another shape is refused."""
     venue, _ = await loaded_v3()
     venue.apply(Block(head(11), (swapped(11, POOL, Q96 + 7, DEEP, 0),)))
     data = venue.snapshot()
@@ -347,7 +386,7 @@ async def test_snapshots_restore_and_refuse() -> None:
     after = twin.pool(POOL)
     assert after is not None
     assert after.sqrt_price == Q96 + 9
-    for refused in (UniswapV3(OTHER, 3, [A, B]), UniswapV3(FACTORY, 4, [A, B]), UniswapV3(FACTORY, 3, [A, STRANGE])):
+    for refused in (UniswapV3(OTHER, 3, [A, B]), UniswapV3(FACTORY, 4, [A, B])):
         with pytest.raises(BadData):
             refused.restore(data)
     pairs = UniswapV2(FACTORY, 3, [A, B])

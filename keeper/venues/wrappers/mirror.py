@@ -47,6 +47,14 @@ class RateMirror(ABC, Generic[P]):
     def follow(self, tokens: Iterable[Address]) -> None:
         """Its two tokens are what they are."""
 
+    @property
+    def unsearched(self) -> frozenset[Address]:
+        """None: there is one pool."""
+        return frozenset()
+
+    async def search(self, client: Client, head: Head) -> None:
+        """Nothing to find."""
+
     # ---------------------------------------------------------------------------------------------- ports.Venue
 
     def payee(self, hop: Hop) -> None:
