@@ -59,11 +59,11 @@ def comet(users: int) -> list[Row]:
 
     sweep.below(factors, SLACK)
     full_time, copy_time = beside(full, copy)
-    rows = [_row(f"Comet, every account, {len(owner):,} entries", full_time, copy_time, users, "≤ 5 ms at 100,000",
+    rows = [_row(f"all accounts of a Comet, {len(owner):,} entries", full_time, copy_time, users, "≤ 5 ms at 100,000",
                  full_time <= 5e-3 if users == 100_000 else None)]  # fmt: skip
     for what, work in (
-        ("Comet, a feed moved", turns([factors, price])),
-        ("Comet, interest, 100 accounts changed", turns([factors, interest], min(users, 100))),
+        ("Comet: a feed moved", turns([factors, price])),
+        ("Comet: interest and 100 accounts changed", turns([factors, interest], min(users, 100))),
     ):
         work()
         work()
@@ -105,8 +105,8 @@ def morpho(positions: int) -> list[Row]:
     looked = sum(len(ledger.members(market)) for market in (1, *range(40, 60)))
     rows = []
     for what, levels, note in (
-        (f"Morpho, nobody near, {MARKETS} markets", quiet, ""),
-        ("Morpho, 21 markets with somebody near", stirred, f"{looked:,} of {positions:,} positions looked at"),
+        (f"Morpho: nobody near, {MARKETS} markets", quiet, ""),
+        ("Morpho: somebody near in 21 markets", stirred, f"{looked:,} of {positions:,} positions looked at"),
     ):
         took, copy_time = beside(partial(screen.above, ledger, levels), copy)
         rows.append(_row(what, took, copy_time, positions, "", None, note))

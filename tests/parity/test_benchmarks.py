@@ -35,7 +35,7 @@ def test_local_arithmetic_beats_asking_by_far(built: Built) -> None:
 def test_the_screens_of_all_protocols_are_measured() -> None:
     """Every kind of work has a figure; whoever did not change is not summed up."""
     rows = lending.run(2_000)
-    assert [row.what.split(",")[0] for row in rows] == [*["Comet"] * 3, *["Morpho"] * 2]
+    assert len({row.what.split(",")[0] for row in rows}) == len(rows) == 5  # as growth tells them apart
     assert all(row.value > 0 and row.theirs for row in rows)
     assert rows[2].note.startswith("100 of 2,000")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -16,6 +16,7 @@ from keeper.protocols.names import packed
 _MAGIC = b"keeper/compound_v3/1"
 _DIGEST = 16
 _ADDRESS, _NUMBER, _KEY = 20, 16, 8  # bytes
+_AT_ONCE = 1 << 12  # numbers whose bytes lie about singly
 
 
 def freeze(ledger: Ledger, meta: dict[str, int | str]) -> Callable[[], bytes]:
@@ -30,14 +31,20 @@ def freeze(ledger: Ledger, meta: dict[str, int | str]) -> Callable[[], bytes]:
             [
                 json.dumps(words).encode() + b"\n",
                 packed(names).tobytes(),
-                b"".join([principal.to_bytes(_NUMBER, "little", signed=True) for principal in principals]),
-                b"".join([key.to_bytes(_KEY, "little") for key in keys]),
-                b"".join([amount.to_bytes(_NUMBER, "little") for amount in amounts]),
+                *_stored(principals, _NUMBER, signed=True),
+                *_stored(keys, _KEY),
+                *_stored(amounts, _NUMBER),
             ]
         )
         return _MAGIC + blake2b(body, digest_size=_DIGEST).digest() + body
 
     return encode
+
+
+def _stored(numbers: Sequence[int], size: int, *, signed: bool = False) -> Iterator[bytes]:
+    for start in range(0, len(numbers), _AT_ONCE):
+        part = numbers[start : start + _AT_ONCE]
+        yield b"".join([number.to_bytes(size, "little", signed=signed) for number in part])
 
 
 def dump(ledger: Ledger, meta: dict[str, int | str]) -> bytes:
