@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from keeper.collector import resting
 from keeper.errors import BadData, KeeperError, Transient
 from keeper.model import Decision, FeeQuote, Head, Skip, Verdict
+from keeper.pauses import Turns, resting
 from keeper.ports import (
     Book,
     Client,
@@ -75,8 +75,8 @@ class Engine:
     def __init__(self, parts: Parts, *, block_time: int, audit_every: int, audit_sample: int) -> None:
         self.parts = parts
         self._block_time = block_time
-        self._audit_every = audit_every
-        self._audit_sample = audit_sample
+        self._audit_every, self._audit_sample = audit_every, audit_sample
+        self._turns = Turns()
         self._passes = 0
 
     async def run(self, heads: AsyncIterator[Head], stop: asyncio.Event) -> None:
@@ -142,7 +142,7 @@ class Engine:
                 for handle in book.screen(scene.timestamp) if usable else ():
                     if (one := scene.look(book, handle)) is not None:
                         found.append(one)
-                        await asyncio.sleep(0)  # probes and heads are served between two plans
+                        await self._turns.give()  # probes and heads are served between plans
             except BadData as error:  # this market is unknown; the others are not
                 found = []
                 self.parts.follower.distrust(book.name, str(error))
@@ -173,7 +173,7 @@ class Engine:
         """Put what the gates let through in order, and simulate it in that order; and who is left out, and why."""
         sequence = Order(found, scene, ordering.renewals)
         for _ in paced(sequence, ordering.seconds, asyncio.get_running_loop().time):
-            await asyncio.sleep(0)
+            await self._turns.give()
         taken = turns(sequence.taken, ordering)
         proofs = await self.parts.prover.prove([turn.job for turn in taken], scene.head, scene.fees)
         return list(zip(taken, proofs, strict=True)), sequence.skipped

@@ -323,7 +323,11 @@ class FlashSource(Protocol):
 
 
 class Ledger(Protocol):
-    """The durable record. Each method has committed to disk when it returns; `Halt` means it could not."""
+    """The durable record. Each method has committed when it returns; `Halt` means it could not.
+
+    What is committed is on disk, but for `intend` and `sent`: these are with what is written next. A signature is on
+    disk, and its intention with it, before anything is sent.
+    """
 
     async def record_pass(self, head: Head, decisions: Sequence[Decision]) -> None:
         """Every liquidatable position of the pass at `head`, each exactly once."""

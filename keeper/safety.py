@@ -123,7 +123,10 @@ class Safety:
         return None
 
     async def _expose(self, order: Order, repaid: Mapping[Token, int]) -> Skip | None:
-        """One transaction: the order waits for it. Nothing is written unless every asset is within its limits."""
+        """One transaction: the order waits for it. Nothing is written unless every asset is within its limits.
+
+        It is on disk with the order's signature, before anything is sent.
+        """
         now, after = self._clock(), self._mark(breakers.EXPOSURE_DAY).exposure
 
         def admit(db: sqlite3.Connection, at: int) -> Trip | None:
@@ -136,7 +139,7 @@ class Safety:
                 memory.expose(db, order.id, token.address, value, now)
             return None
 
-        if (trip := await self._journal.change(admit)) is None:
+        if (trip := await self._journal.change(admit, lasting=False)) is None:
             return None
         await self.trip(trip)
         return Skip(SkipReason.BREAKER_OPEN, f"{trip.name}: {trip.detail}", dict(trip.numbers))

@@ -32,8 +32,11 @@ def journal_path(directory: Path, chain_id: int, mode: str) -> Path:
 class Journal:
     """The durable record of decisions, attempts and outcomes (`ports.Ledger`).
 
-    One thread owns the connection and runs each method as one transaction, committed with fsync before the method
-    returns. Any failure to write raises `Halt`: what cannot be written must not be sent.
+    One thread owns the connection and runs each method as one transaction, committed before the method returns: a
+    killed process loses nothing. It is then on disk as well (fsync), unless it is not `lasting`: that the nonce is
+    pinned or that something was sent says nothing that a signature, which is on disk before anything is sent, does not
+    say too. Such a change is on disk with the next one that is. Any failure to write raises `Halt`: what cannot be
+    written must not be sent.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class Journal:
 
     async def intend(self, order: Order, signer: Address, nonce: int) -> Attempt:
         """Pin `nonce` for `order`."""
-        return await self._write(lambda at: attempts.insert(self._db, order, signer, nonce, at))
+        return await self._write(lambda at: attempts.insert(self._db, order, signer, nonce, at), lasting=False)
 
     async def signed(self, attempt_id: str, tx: Signed) -> None:
         """Keep a signed transaction of the attempt."""
@@ -129,7 +132,7 @@ class Journal:
 
     async def sent(self, attempt_id: str, number: int) -> None:
         """An endpoint took the newest transaction at head `number`."""
-        await self._write(lambda at: attempts.mark_sent(self._db, attempt_id, number, at))
+        await self._write(lambda at: attempts.mark_sent(self._db, attempt_id, number, at), lasting=False)
 
     async def record(self, verdicts: Sequence[Verdict]) -> None:
         """Apply what the chain says about attempts, all or none."""
@@ -170,12 +173,14 @@ class Journal:
         """Run a function of `keeper.journal.queries` on the running keeper's own connection."""
         return await self._run(lambda: query(self._db))
 
-    async def change(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
+    async def change(self, work: Callable[[sqlite3.Connection, int], T], *, lasting: bool = True) -> T:
         """Run a function of `keeper.journal.breakers` as one transaction; it is given the connection and Unix time."""
-        return await self._write(lambda at: work(self._db, at))
+        return await self._write(lambda at: work(self._db, at), lasting=lasting)
 
-    async def _write(self, change: Callable[[int], T]) -> T:
+    async def _write(self, change: Callable[[int], T], *, lasting: bool = True) -> T:
         def transaction() -> T:
+            # https://www.sqlite.org/pragma.html#pragma_synchronous: with NORMAL a write-ahead log is not synced.
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 result = change(self._clock())

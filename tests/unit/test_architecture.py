@@ -31,8 +31,8 @@ ALLOWED = {
     "execution": CORE | {"config", "execution", "chain"},
     "journal": CORE | {"config", "journal"},
     "ops": CORE | {"config", "ops", "chain"},
-    "collector": set(),
-    "engine": CORE | {"strategy", "engine", "collector"},
+    "pauses": set(),
+    "engine": CORE | {"strategy", "engine", "pauses"},
 }
 
 

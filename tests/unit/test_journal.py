@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from keeper.errors import Halt
 from keeper.execution.lane import PRIVATE
 from keeper.journal import Journal, queries
+from keeper.journal import breakers as memory
 from keeper.journal import decisions as decisions_module
 from keeper.journal.attempts import OCCUPYING, TRANSITIONS
 from keeper.model import (
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.unit
 S = AttemptState
 ID = "0x" + "01" * 32
 HEAD = Chain().head
+NATIVE = Address("0x" + "ee" * 20)
 
 
 @pytest.fixture
@@ -83,6 +85,32 @@ async def test_the_life_of_an_attempt(journal: Journal) -> None:
         ("sent", "mined"),
     ]
     assert [event.at for event in events] == sorted(event.at for event in events)
+
+
+async def test_everything_is_on_disk_before_a_signature_can_be_sent(journal: Journal) -> None:
+    """What is committed without fsync is followed by a commit with it, but for the word that something was sent."""
+    said: list[str] = []
+    await journal.ask(lambda db: db.set_trace_callback(said.append))
+    commits: list[tuple[str, bool]] = []
+
+    async def step(name: str, work: Awaitable[object]) -> None:
+        said.clear()
+        await work
+        modes = [text for text in said if "synchronous" in text or text == "COMMIT"]
+        assert modes.pop() == "COMMIT"
+        commits.append((name, modes == ["PRAGMA synchronous = FULL"]))
+
+    def note(db: sqlite3.Connection, at: int) -> None:
+        memory.expose(db, ID, NATIVE, 1, at)
+
+    await step("exposure", journal.change(note, lasting=False))
+    await step("intent", journal.intend(an_order(HEAD, bytes(20), ID), ME, 0))
+    await step("signature", journal.signed(ID, a_tx()))
+    await step("sent", journal.sent(ID, HEAD.number))
+    await step("end", journal.record([Verdict(ID, S.DROPPED, "gone", closed=True)]))
+    await step("change", journal.change(note))
+    lasting = {name for name, synced in commits if synced}
+    assert lasting == {"signature", "end", "change"}
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(S, S)))

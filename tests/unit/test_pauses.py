@@ -1,14 +1,16 @@
-"""The garbage collector rests inside, and only there."""
+"""The event loop has its turns, and the garbage collector rests inside and only there."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import time
 import weakref
 from contextlib import suppress
 
 import pytest
 
-from keeper.collector import resting
+from keeper.pauses import TURN, Turns, resting
 
 pytestmark = pytest.mark.unit
 
@@ -50,3 +52,23 @@ def test_the_outermost_end_counts() -> None:
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+async def test_others_have_a_turn_after_a_while() -> None:
+    """Not between any two pieces of work, but before long."""
+    served: list[float] = []
+
+    async def other() -> None:
+        while True:
+            served.append(time.monotonic())
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    turns, begun = Turns(), time.monotonic()
+    steps = 0
+    while time.monotonic() < begun + 10 * TURN:
+        await turns.give()
+        steps += 1
+    task.cancel()
+    assert 1 <= len(served) <= 12
+    assert steps > 100
