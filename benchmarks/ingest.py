@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import orjson
 
@@ -77,8 +78,8 @@ def _pools(count: int) -> Row:
     tokens = sorted((Address("0x" + "aa" * 20), Address("0x" + "bb" * 20)))
     factory, pool = Address("0x" + "fa" * 20), Address("0x" + "f0" * 20)
     v2, v3 = UniswapV2(factory, 1, tokens), UniswapV3(factory, 1, tokens)
-    _place(v2, pool, 0, [str(10**24), str(10**24)])
-    _place(v3, pool, 60, [str(1 << 96), 0, [["-60000", "5000", "5000"], ["60000", "5000", "-5000"]]])
+    _place(v2, pool, tokens, 0, [str(10**24), str(10**24)])
+    _place(v3, pool, tokens, 60, [str(1 << 96), 0, [["-60000", "5000", "5000"], ["60000", "5000", "-5000"]]])
     swap, sync = interface("uniswap_v3_pool").topic("Swap"), interface("uniswap_v2_pair").topic("Sync")
     trader = "0x" + "0" * 64
     logs = [
@@ -97,11 +98,17 @@ def _pools(count: int) -> Row:
                reached=rate >= 50_000, note=f"{count:,} logs")  # fmt: skip
 
 
-def _place(venue: UniswapV2 | UniswapV3, pool: Address, spacing: int, state: list[object]) -> None:
+def _place(
+    venue: UniswapV2 | UniswapV3, pool: Address, tokens: Sequence[Address], spacing: int, state: list[object]
+) -> None:
     """Let a mirror that has read nothing have one pool."""
     empty = orjson.loads(venue.snapshot())
-    pools = [[pool, *empty["tokens"], 3_000, spacing]]
-    venue.restore(orjson.dumps(empty | {"pools": pools, "states": {pool: state}, "number": 10, "distrusted": ""}))
+    pools = [[pool, *tokens, 3_000, spacing]]
+    venue.restore(
+        orjson.dumps(
+            empty | {"tokens": tokens, "pools": pools, "states": {pool: state}, "number": 10, "distrusted": ""}
+        )
+    )
 
 
 def _pair(number: int) -> str:
