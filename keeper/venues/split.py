@@ -22,6 +22,7 @@ Flags = NDArray[np.bool_]
 OFFERS = 3  # splits told
 _ROUNDS = 100
 _EXACT = 1e-13  # of the total
+_TWIN = 1e-12  # of the value
 _RIVALS = 62  # paths looked at together
 _SETS = 8  # of paths that share no pool, settled at most
 _VISITS = 3_000  # choices looked at for the heaviest set
@@ -198,10 +199,13 @@ def _heaviest(weights: Curve, clashes: NDArray[np.uint64], order: Ints, count: i
 def _keep(
     values: Curve, shares: Curve, levels: Curve, value: float, level: float, chosen: Ints, count: int, written: Curve
 ) -> None:
-    """Put a split in its place among the best."""
+    """Put a split in its place among the best, unless it is there: sets with idle paths come to the same split."""
     place = 0
     while place < len(values) and values[place] >= value:
         place += 1
+    for near in range(max(place - 1, 0), min(place + 1, len(values))):
+        if abs(values[near] - value) <= _TWIN * abs(value):
+            return
     if place == len(values):
         return
     for k in range(len(values) - 1, place, -1):
