@@ -7,16 +7,16 @@ from time import perf_counter
 
 from benchmarks.measure import Row, quantile
 from keeper.model import Address, Route
-from keeper.ports import Quoter
 from keeper.strategy.planner import Planner, PlannerSettings
+from keeper.venues.router import Router
 from tests.support.strategy_fakes import NATIVE, NONE
 from tests.support.strategy_markets import real_world
 
 
 class Clock:
-    """A quoter that counts trades and adds up the time they take."""
+    """The router, except that it counts trades and adds up the time they take."""
 
-    def __init__(self, quoter: Quoter, spent: list[float]) -> None:
+    def __init__(self, quoter: Router, spent: list[float]) -> None:
         self._quoter = quoter
         self._spent = spent
 
@@ -34,6 +34,10 @@ class Clock:
 
     def after(self, route: Route) -> Clock:
         return Clock(self._quoter.after(route), self._spent)
+
+    def again(self, route: Route) -> Route | None:
+        start = perf_counter()
+        return self._timed(self._quoter.again(route), start)
 
     def spot(self, one: Address, other: Address) -> tuple[int, int] | None:
         return self._quoter.spot(one, other)

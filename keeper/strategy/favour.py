@@ -21,6 +21,7 @@ class Favours:
         self._wanted: set[_Ends] = set()  # trades, by what goes in and comes out
         self._collaterals: set[Address] = set()
         self._out: set[_Ends] = set()  # pool and what a plan takes out of it
+        self._plans: list[Plan] = []
         for one in positions:
             for pair in one.position.pairs:
                 self._wanted.add((pair.debt.address, pair.collateral.address))
@@ -30,7 +31,13 @@ class Favours:
 
     def add(self, plan: Plan) -> None:
         """One more plan of one of the positions."""
+        self._plans.append(plan)
         self._out.update((hop.pool, hop.token_out) for hop in _hops(plan))
+
+    @property
+    def one_way(self) -> bool:
+        """Whether none of the plans helps any of the positions, with a plan or without."""
+        return not any(map(self.come_from, self._plans))
 
     def come_from(self, by: Plan) -> bool:
         """Whether `by` may help somebody; that may be the plan itself."""
@@ -54,13 +61,6 @@ def favoured(one: Opportunity, plan: Plan | None, by: Plan) -> bool:
         for pair in one.position.pairs
         for given in (pair.debt.address, by.profit_token)
     )
-
-
-def one_way(everybody: Iterable[Opportunity]) -> bool:
-    """Whether none of these plans helps any of these positions, with a plan or without."""
-    known = list(everybody)
-    favours = Favours(known)
-    return not any(favours.come_from(one.choice.plan) for one in known if one.choice.plan is not None)
 
 
 def _hops(plan: Plan) -> list[Hop]:

@@ -41,8 +41,8 @@ class Needs:
 
     def moved(self, by: Needs) -> bool:
         """Whether another plan's trades change what is traded or borrowed here."""
-        return self.anything or bool(self.pools & by.pools) or self.lender in by.pools
+        return self.anything or not self.pools.isdisjoint(by.pools) or self.lender in by.pools
 
     def shares(self, other: Needs) -> bool:
         """Whether another plan may change what the market lets this one do."""
-        return bool(self.assets & other.assets) or bool(self.positions & other.positions)
+        return not (self.assets.isdisjoint(other.assets) and self.positions.isdisjoint(other.positions))

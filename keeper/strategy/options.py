@@ -58,38 +58,31 @@ class Options:
         """The shapes that can liquidate `pair`, one option per lender; empty when nobody lends and none is needed not.
 
         A loan with two legs trades as a flash swap does, for more (the premium), in fewer pools (the locks) and for
-        more gas, so it is an option only where flash swaps are not, or where the best purchase goes through pools that
-        are paid first and therefore cannot lend. The protocol's own callback asks for no premium, locks no pool and
-        saves the lender's gas, so where there is one nothing else is.
+        more gas, so it is an option only where flash swaps are not, or `instead` of one. The protocol's own callback
+        asks for no premium, locks no pool and saves the lender's gas, so where there is one nothing else is.
         """
         debt, collateral = pair.debt.address, pair.collateral.address
-        end = pair.feasible[-1][1]
         swappable = self.flash_swaps and debt != collateral
         options = []
-        if pair.advance(end) is not None:
+        if pair.advance(pair.feasible[-1][1]) is not None:
             options.append(self._own_callback(pair))
             if not self.every:
                 return options
-        narrow = False
         if swappable:
             options.append(self._option(pair, FLASH_SWAP, self._swap(pair), self._two_legs(pair)))
-            ceiling = options[-1].curve.ceiling
-            narrow = (ceiling is None or ceiling > 0) and self._wants_payment_first(pair)
-        if swappable and debt != self.terms.profit and not (self.every or narrow):
-            return options
-        for lender in self.market.lenders(debt, [pair.budget(end >> part) for part in PROBES if end >> part]):
-            name = f"loan from {lender[0]} {lender[1][:10]}"
-            if debt == collateral:
-                score = self._loan(pair, lender, loan_same_asset)
-                options.append(self._option(pair, f"{name}, same asset", score, self._same_asset(pair)))
-                continue
-            if debt == self.terms.profit:
-                score = self._loan(pair, lender, loan_one_leg)
-                options.append(self._option(pair, f"{name}, one leg", score, self._one_leg(pair)))
-            if self.every or narrow or not (swappable or debt == self.terms.profit):
-                score = self._loan(pair, lender, loan_two_legs)
-                options.append(self._option(pair, f"{name}, two legs", score, self._two_legs(pair)))
+        if debt == collateral:
+            options += self._loans(pair, "same asset", loan_same_asset, self._same_asset)
+        elif debt == self.terms.profit:
+            options += self._loans(pair, "one leg", loan_one_leg, self._one_leg)
+        if debt != collateral and (self.every or not (swappable or debt == self.terms.profit)):
+            options += self._loans(pair, "two legs", loan_two_legs, self._two_legs)
         return options
+
+    def instead(self, option: Option) -> list[Option]:
+        """Loans in place of a flash swap whose best purchase goes through pools that are paid first and cannot lend."""
+        if self.every or option.funding != FLASH_SWAP or not self._wants_payment_first(option.pair):
+            return []
+        return self._loans(option.pair, "two legs", loan_two_legs, self._two_legs)
 
     def minding_the_sale(self, option: Option) -> Option | None:
         """The same option with the recipe that improves its best amount, or one beside it, most; None where none does.
@@ -145,6 +138,20 @@ class Options:
 
     def _swap(self, pair: Pair) -> Shape:
         return lambda terms, repay: flash_swap(terms, pair, repay)
+
+    def _loans(self, pair: Pair, legs: str, shape: Lent, ceiling: Callable[[Pair], int | None]) -> list[Option]:
+        """One option for each lender worth trying."""
+        end = pair.feasible[-1][1]
+        amounts = [pair.budget(end >> part) for part in PROBES if end >> part]
+        return [
+            self._option(
+                pair,
+                f"loan from {source} {lender[:10]}, {legs}",
+                self._loan(pair, (source, lender), shape),
+                ceiling(pair),
+            )
+            for source, lender in self.market.lenders(pair.debt.address, amounts)
+        ]
 
     def _loan(self, pair: Pair, lender: Lender, shape: Lent) -> Shape:
         def score(terms: Terms, repay: int) -> Trial | SkipReason:

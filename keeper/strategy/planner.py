@@ -109,6 +109,10 @@ class Planner:
                     option.curve.advance()
                 search([option])
         search(options)
+        more = [loan for option in options if _hopeful(option, options) for loan in builder.instead(option)]
+        if more:
+            options += more
+            search(options)
         ranked = sorted((option for option in options if option.trial is not None), key=_merit, reverse=True)
         for option in ranked if thorough else ranked[:CONTENDERS]:
             best = option
@@ -129,6 +133,13 @@ def _contends(option: Option, options: Sequence[Option]) -> bool:
     """Whether the option is so close to the best that minding its sale could make it the best."""
     most = max(other.trial.net for other in options if other.trial is not None)
     return option.trial is not None and option.trial.net * CLOSE >= most * (CLOSE - 1)
+
+
+def _hopeful(option: Option, options: Sequence[Option]) -> bool:
+    """Whether the pair may earn something, and more than the best so far, in another way."""
+    best = max((other.trial.net for other in options if other.trial is not None), default=0)
+    ceiling = option.curve.ceiling
+    return ceiling is None or ceiling > max(best, 0)
 
 
 def _merit(option: Option) -> tuple[int, int]:

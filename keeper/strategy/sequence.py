@@ -16,7 +16,7 @@ from typing import Protocol
 
 from keeper.errors import BadData
 from keeper.model import Plan, Skip, SkipReason
-from keeper.strategy.favour import Favours, favoured, one_way
+from keeper.strategy.favour import Favours, favoured
 from keeper.strategy.needs import Key, Needs
 from keeper.strategy.opportunity import Opportunity
 from keeper.strategy.value import native
@@ -157,7 +157,7 @@ class Sequence:
 
     def _most(self) -> int | None:
         """No order nets more; None where somebody may be helped by others, as trades or the nets so far show."""
-        if not one_way(self._open):
+        if not self._favours.one_way:
             return None
         alone = [_net(known[0]) for known in self._known]
         risen = any(not _same(made.net, alone[index]) for index, _, made in self._best.made if made.net > alone[index])

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from keeper.strategy.favour import one_way
+from keeper.strategy.favour import Favours
 from tests.support.strategy_books import every_order, random_scene, run, total
 from tests.support.strategy_executor import ToyExecutor
 
@@ -26,10 +26,8 @@ def shares_of_the_best(seed: int, worlds: int, positions: int) -> list[float]:
         planned += scene.planned - positions
         best = max(every_order(scene).values())
         alone = scene.alone()
-        if one_way(
-            alone
-        ):  # nobody helps anybody: less what a plan's search may leave, no order nets more than all alone
-            bounded += 1
+        if Favours(alone).one_way:
+            bounded += 1  # no order nets more than all alone, less what a plan's search may leave
             most = sum(one.choice.plan.net for one in alone if one.choice.plan is not None)
             assert best <= most + most // 1_000
         if best > 0:
