@@ -48,6 +48,8 @@ class Journal:
         self._pool = pool
         self._clock = clock
         self._db: sqlite3.Connection
+        self._changes = 0  # that may concern attempts, counted before and after each
+        self._known: tuple[int, tuple[Attempt, ...]] | None = None  # what is not settled, by the count then
         self._decisions: Decisions
 
     @classmethod
@@ -116,7 +118,7 @@ class Journal:
     async def record_pass(self, head: Head, decisions: Sequence[Decision]) -> None:
         """Every liquidatable position of the pass at `head`; raises ValueError when one of them appears twice."""
         masked = [d if d.skip is None else replace(d, skip=self._hide(d.skip)) for d in decisions]
-        await self._write(lambda at: self._decisions.record(head, masked, at))
+        await self._write(lambda at: self._decisions.record(head, masked, at), of_attempts=False)
 
     async def intend(self, order: Order, signer: Address, nonce: int) -> Attempt:
         """Pin `nonce` for `order`."""
@@ -154,16 +156,19 @@ class Journal:
         return await self.ask(lambda db: attempts.spent(db, signer))
 
     async def unsettled(self) -> list[Attempt]:
-        """Attempts not closed yet, by signer and nonce."""
-        return await self.ask(attempts.unsettled)
+        """Attempts not closed yet, by signer and nonce; remembered, since nobody else writes."""
+        if self._known is None or self._known[0] != self._changes:
+            before = self._changes
+            self._known = (before, tuple(await self.ask(attempts.unsettled)))
+        return list(self._known[1])
 
     async def record_liquidations(self, rows: Sequence[rivals.Liquidation]) -> list[rivals.Liquidation]:
         """Keep who liquidated whom; returns the rows that were new, with ours recognised."""
-        return await self._write(lambda at: rivals.insert(self._db, rows, at))
+        return await self._write(lambda at: rivals.insert(self._db, rows, at), of_attempts=False)
 
     async def undo_liquidations(self, number: int) -> None:
         """Forget liquidations above block `number`, which were reorganised away."""
-        await self._write(lambda at: rivals.undo(self._db, number))
+        await self._write(lambda at: rivals.undo(self._db, number), of_attempts=False)
 
     async def attempt_hashes(self, attempt_ids: Sequence[str]) -> dict[str, set[str]]:
         """Hashes of the transactions signed for attempts."""
@@ -177,7 +182,7 @@ class Journal:
         """Run a function of `keeper.journal.breakers` as one transaction; it is given the connection and Unix time."""
         return await self._write(lambda at: work(self._db, at), lasting=lasting)
 
-    async def _write(self, change: Callable[[int], T], *, lasting: bool = True) -> T:
+    async def _write(self, change: Callable[[int], T], *, lasting: bool = True, of_attempts: bool = True) -> T:
         def transaction() -> T:
             # https://www.sqlite.org/pragma.html#pragma_synchronous: with NORMAL a write-ahead log is not synced.
             self._db.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
@@ -191,7 +196,11 @@ class Journal:
                 raise
             return result
 
-        return await self._run(transaction)
+        self._changes += of_attempts
+        try:
+            return await self._run(transaction)
+        finally:
+            self._changes += of_attempts
 
     async def _run(self, work: Callable[[], T]) -> T:
         try:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from keeper.errors import Halt
 from keeper.execution.lane import PRIVATE
-from keeper.journal import Journal, queries
+from keeper.journal import Journal, attempts, queries
 from keeper.journal import breakers as memory
 from keeper.journal import decisions as decisions_module
 from keeper.journal.attempts import OCCUPYING, TRANSITIONS
@@ -111,6 +113,35 @@ async def test_everything_is_on_disk_before_a_signature_can_be_sent(journal: Jou
     await step("change", journal.change(note))
     lasting = {name for name, synced in commits if synced}
     assert lasting == {"signature", "end", "change"}
+
+
+async def test_what_is_remembered_is_what_is_on_disk(journal: Journal) -> None:
+    """The unsettled attempts are asked for once between changes, also when others ask and write at the same time."""
+    dice, known = Random(1), [f"0x{number:064x}" for number in range(1, 9)]
+
+    async def live(nonce: int) -> None:
+        await journal.intend(an_order(HEAD, bytes(20), known[nonce]), ME, nonce)
+        await asyncio.sleep(dice.random() / 1_000)
+        await journal.signed(known[nonce], a_tx(nonce, mark=nonce + 1))
+        assert any(attempt.id == known[nonce] and attempt.txs for attempt in await journal.unsettled())
+        await journal.sent(known[nonce], HEAD.number)
+        if nonce % 2:
+            await journal.record([Verdict(known[nonce], S.DROPPED, "refused", closed=True)])
+
+    async def watch() -> None:
+        for _ in range(40):
+            await journal.unsettled()
+            await asyncio.sleep(dice.random() / 2_000)
+
+    assert await journal.unsettled() == []
+    await asyncio.gather(watch(), watch(), *(live(nonce) for nonce in range(8)))
+    assert [attempt.nonce for attempt in await journal.unsettled()] == [0, 2, 4, 6]
+    assert await journal.unsettled() == await journal.ask(attempts.unsettled)
+    asked: list[object] = []
+    journal.ask = asked.append  # type: ignore[method-assign, assignment]
+    await journal.record_pass(HEAD, [])
+    assert len(await journal.unsettled()) == 4
+    assert not asked
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(S, S)))
