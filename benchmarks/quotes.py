@@ -89,7 +89,7 @@ def run(anvil: Anvil, world: World, *, degenbot: bool = True) -> list[Row]:
         mine = best(_ours(pool, varied, out=out), runs=9, units=len(varied)) * 1e6
         calm.setdefault(out, mine)
         quoter = _quoter(anvil, world, pool, varied[:40], out=out) * 1e6
-        flat = mine <= 2 * calm[out]
+        flat = mine <= calm[out] + 1
         rows.append(
             Row("quotes", name, mine, "µs", "QuoterV2 by eth_call, batches of 40", quoter,
                 "≤ 20 µs, the same for 50 ticks as for none; ≥ 100 ×", mine <= 20 and flat and quoter >= 100 * mine)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from keeper.errors import ConfigError, Halt
 from keeper.journal import attempts, file, rivals
@@ -49,7 +49,7 @@ class Journal:
         self._clock = clock
         self._db: sqlite3.Connection
         self._changes = 0  # that may concern attempts, counted before and after each
-        self._known: tuple[int, tuple[Attempt, ...]] | None = None  # what is not settled, by the count then
+        self._known: dict[object, tuple[int, Any]] = {}  # answers about attempts, each with the count at its time
         self._decisions: Decisions
 
     @classmethod
@@ -153,14 +153,19 @@ class Journal:
 
     async def spent(self, signer: Address) -> int:
         """Nonces of the signer below this are spent for good, by attempts that are closed; 0 when none is known."""
-        return await self.ask(lambda db: attempts.spent(db, signer))
+        return await self._remembered(signer, lambda db: attempts.spent(db, signer))
 
     async def unsettled(self) -> list[Attempt]:
-        """Attempts not closed yet, by signer and nonce; remembered, since nobody else writes."""
-        if self._known is None or self._known[0] != self._changes:
+        """Attempts not closed yet, by signer and nonce."""
+        return list(await self._remembered("unsettled", attempts.unsettled))
+
+    async def _remembered(self, key: object, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Nobody else writes: the answer is the same until an attempt changes."""
+        if key not in self._known or self._known[key][0] != self._changes:
             before = self._changes
-            self._known = (before, tuple(await self.ask(attempts.unsettled)))
-        return list(self._known[1])
+            self._known[key] = (before, await self.ask(query))
+        found: T = self._known[key][1]
+        return found
 
     async def record_liquidations(self, rows: Sequence[rivals.Liquidation]) -> list[rivals.Liquidation]:
         """Keep who liquidated whom; returns the rows that were new, with ours recognised."""
@@ -180,7 +185,7 @@ class Journal:
 
     async def change(self, work: Callable[[sqlite3.Connection, int], T], *, lasting: bool = True) -> T:
         """Run a function of `keeper.journal.breakers` as one transaction; it is given the connection and Unix time."""
-        return await self._write(lambda at: work(self._db, at), lasting=lasting)
+        return await self._write(lambda at: work(self._db, at), lasting=lasting, of_attempts=False)
 
     async def _write(self, change: Callable[[int], T], *, lasting: bool = True, of_attempts: bool = True) -> T:
         def transaction() -> T:

@@ -126,7 +126,8 @@ async def test_what_is_remembered_is_what_is_on_disk(journal: Journal) -> None:
         assert any(attempt.id == known[nonce] and attempt.txs for attempt in await journal.unsettled())
         await journal.sent(known[nonce], HEAD.number)
         if nonce % 2:
-            await journal.record([Verdict(known[nonce], S.DROPPED, "refused", closed=True)])
+            mined = an_outcome(attempt_id=known[nonce])
+            await journal.record([Verdict(known[nonce], S.MINED, "in block 105", 105, mined, closed=True)])
 
     async def watch() -> None:
         for _ in range(40):
@@ -137,10 +138,12 @@ async def test_what_is_remembered_is_what_is_on_disk(journal: Journal) -> None:
     await asyncio.gather(watch(), watch(), *(live(nonce) for nonce in range(8)))
     assert [attempt.nonce for attempt in await journal.unsettled()] == [0, 2, 4, 6]
     assert await journal.unsettled() == await journal.ask(attempts.unsettled)
+    assert await journal.spent(ME) == await journal.ask(lambda db: attempts.spent(db, ME))
     asked: list[object] = []
     journal.ask = asked.append  # type: ignore[method-assign, assignment]
     await journal.record_pass(HEAD, [])
     assert len(await journal.unsettled()) == 4
+    assert await journal.spent(ME) == 8
     assert not asked
 
 
