@@ -20,12 +20,15 @@ class Favours:
     def __init__(self, positions: Iterable[Opportunity]) -> None:
         self._wanted: set[_Ends] = set()  # trades, by what goes in and comes out
         self._collaterals: set[Address] = set()
+        self._debts: set[Address] = set()
         self._out: set[_Ends] = set()  # pool and what a plan takes out of it
         self._plans: list[Plan] = []
         for one in positions:
             for pair in one.position.pairs:
                 self._wanted.add((pair.debt.address, pair.collateral.address))
                 self._collaterals.add(pair.collateral.address)
+                if pair.debt != pair.collateral:
+                    self._debts.add(pair.debt.address)
             if one.choice.plan is not None:
                 self.add(one.choice.plan)
 
@@ -40,8 +43,8 @@ class Favours:
         return not any(map(self.come_from, self._plans))
 
     def come_from(self, by: Plan) -> bool:
-        """Whether `by` may help somebody; that may be the plan itself."""
-        return any(
+        """Whether `by` may help somebody, that may be the plan itself; also by selling what somebody has to buy."""
+        return any(route.token_in in self._debts for route in routes(by)) or any(
             (hop.token_in, hop.token_out) in self._wanted
             or (hop.token_in == by.profit_token and hop.token_out in self._collaterals)
             or (hop.pool, hop.token_in) in self._out

@@ -132,6 +132,19 @@ class Sequence:
         closed = [(one, one.skip) for one in self._found if one.skip is not None and id(one) not in ended]
         return tuple(item for item in (*closed, *ended.values()) if item[0].key not in run.owners)
 
+    @property
+    def ceiling(self) -> int | None:
+        """About the most that any order nets: everybody as if alone.
+
+        None where somebody may be helped by others, as trades or nets show. What remains is a way for the profit alone
+        that others' trades open.
+        """
+        if not self._favours.one_way:
+            return None
+        alone = [_net(known[0]) for known in self._known]
+        risen = any(not _same(made.net, alone[index]) for index, _, made in self._best.made if made.net > alone[index])
+        return None if risen else sum(alone)
+
     def hurry(self) -> None:
         """Plan nothing more anew: what stands is taken, the rest ends as superseded."""
         self._left = 0
@@ -139,7 +152,7 @@ class Sequence:
     def steps(self) -> Iterator[None]:
         """Do the work; after each plan made anew others may have a turn."""
         yield from self._run(self._best, ())
-        most = self._most()
+        most = self.ceiling
         if most is not None:
             self._left = min(self._left, self._renewals * (most - self._best.net) * EAGER // max(most, 1))
         lead: tuple[int, ...] = ()
@@ -154,14 +167,6 @@ class Sequence:
             if len(self._best.made) <= len(lead):
                 return
             lead = tuple(index for index, _, _ in self._best.made[: len(lead) + 1])
-
-    def _most(self) -> int | None:
-        """No order nets more; None where somebody may be helped by others, as trades or the nets so far show."""
-        if not self._favours.one_way:
-            return None
-        alone = [_net(known[0]) for known in self._known]
-        risen = any(not _same(made.net, alone[index]) for index, _, made in self._best.made if made.net > alone[index])
-        return None if risen else sum(alone)
 
     def _leaders(self, lead: tuple[int, ...]) -> list[int]:
         """Whom to try behind `lead`: those whom somebody else gets in the way of, by what they earn alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,6 +15,7 @@ from keeper.protocols.aave_v3.rules import (
     MIN_LEFTOVER,
     Rules,
 )
+from keeper.protocols.ends import last
 
 GAS_AROUND = 30_000  # the guard, the approval and taking it back
 GAS_PER_ASSET = 30_000  # each collateral and debt of the borrower is valued
@@ -151,7 +151,7 @@ class Quote:
             dust = MIN_LEFTOVER * terms.collateral_unit // terms.collateral_price
             leftover = MIN_LEFTOVER * terms.debt_unit // terms.debt_price
             guess = min(self._repaid(min(self.collateral - dust, reach)), self.debt - leftover)
-        return _last(lambda repay: self.is_partial(repay, available), 0, self.cap, guess)
+        return last(lambda repay: self.is_partial(repay, available), 0, self.cap, guess)
 
     def _repaid(self, collateral: int) -> int:
         """About the debt whose repayment takes so much collateral."""
@@ -177,41 +177,12 @@ class Quote:
 
     def smallest(self) -> int:
         """The smallest amount that burns at least one unit on either side."""
-        return _last(self.too_small, 0, self.cap, self._repaid(1)) + 1
+        return last(self.too_small, 0, self.cap, self._repaid(1)) + 1
 
     def too_small(self, repay: int) -> bool:
         """Whether nothing would be burned on one side."""
         received = self.received(min(self.asked(repay), self.collateral))
         return not (self._burns_debt(repay) and self._burns_collateral(received))
-
-
-def _last(holds: Callable[[int], bool], low: int, high: int, guess: int) -> int:
-    """The largest number in [low, high] that satisfies what `low` satisfies and no number above a failing one does.
-
-    It is looked for in growing steps away from `guess`: a good one saves most of a bisection's evaluations.
-    """
-    if low >= high or holds(high):
-        return max(low, high)
-    high -= 1
-    step = 1
-    middle = min(max(guess, low + 1), high)
-    while low < high:
-        if holds(middle):
-            low = middle
-            middle = min(low + step, high)
-        else:
-            high = middle - 1
-            middle = max(high - step, low + 1)
-        step *= 2
-        if step > high - low:
-            break
-    while low < high:
-        middle = (low + high + 1) // 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from keeper.maths.percentage import BPS
 from keeper.maths.wad_ray import WAD
 from keeper.model import OWN_CALLBACK, Address, FlashOffer, Seizure, Token
+from keeper.protocols.ends import last
 from keeper.protocols.morpho_blue.market import Params, State
 from keeper.protocols.morpho_blue.rules import (
     VIRTUAL_SHARES,
@@ -125,11 +125,12 @@ class MorphoPair:
 
     def _interval(self) -> tuple[tuple[int, int], ...]:
         end = self.full if self.full is not None else self._most()
-        first = _first(lambda repay: self.now.partial(repay).seized > 0, end)
+        one = assets_for(1, self.now.price, self.now.factor)
+        first = last(lambda repay: self.now.partial(repay).seized == 0, 0, end, one) + 1
         if self.full is None:
             if first > end or not self._accepted(first):
                 return ()
-            end = first + _first(lambda beyond: not self._accepted(first + beyond), end - first) - 1
+            end = last(self._accepted, first, end, end)
         return ((min(first, end), end),)
 
     def _most(self) -> int:
@@ -204,13 +205,3 @@ class MorphoPair:
 
     def advance(self, repay: int) -> FlashOffer | None:
         return FlashOffer(OWN_CALLBACK, self.terms.morpho, self.debt.address, self.budget(repay), 0, 0)
-
-
-def _first(holds: Callable[[int], bool], high: int) -> int:
-    """The smallest number in [1, high] that `holds`, and all above it; `high` + 1 when none does."""
-    low = 0  # does not
-    high += 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
