@@ -299,6 +299,7 @@ class Route:
     paths: tuple[Path, ...]
     gas: int
     exact_out: bool
+    margin: float = field(default=0.0, compare=False, repr=False)  # in per out of one unit more; 0: unknown
 
     @property
     def amount_in(self) -> int:

@@ -165,10 +165,10 @@ class Options:
         ends = (pair.feasible[0][0], pair.feasible[-1][1])
         floor_cost = (terms.base_gas + min(pair.gas(end) for end in ends)) * terms.gas_price + terms.data_fee
 
-        def score(repay: int) -> tuple[int, int, bool, Trial] | None:
+        def score(repay: int) -> tuple[int, int, bool, float | None, Trial] | None:
             result = shape(terms, repay)
             if isinstance(result, Trial):
-                return result.net, result.cost, bool(result.shared), result
+                return result.net, result.cost, bool(result.shared), result.slope, result
             option.refusal = result
             return None
 

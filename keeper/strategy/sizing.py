@@ -2,9 +2,10 @@
 
 What a liquidation earns, as a function of the amount repaid, is close to concave: every further unit of collateral is
 sold at a worse price. Concavity bounds what lies between amounts already tried, by the chords on either side of
-them (a chord, prolonged, runs above a concave curve). The search always tries the place with the highest bound, over
-all curves together, and ends when no bound exceeds the best trial by more than a tolerance: a hopeless curve costs no
-trial, and a curve that still rises at its end costs two. Gaps in a curve's domain are never tried.
+them (a chord, prolonged, runs above a concave curve) and by the tangents at them, where they are known. The search
+always tries the place with the highest bound, over all curves together, and ends when no bound exceeds the best trial
+by more than a tolerance: a hopeless curve costs no trial, and a curve that still rises at its end costs one or two.
+Gaps in a curve's domain are never tried.
 
 The curves are only nearly concave. A route over one more pool costs a fixed amount of gas more, and a purchase dents
 the curve where it starts to use a pool that the sale needs, or pairs its pools another way. Where that may matter a
@@ -20,8 +21,11 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 Line = tuple[int, int, int, int]  # through (x, y) with slope dy / dx, dx > 0
-Score = Callable[[int], tuple[int, int, bool, T] | None]
-"""Amount → (net, gas cost, whether the curve may be dented here, what was tried); None: not possible."""
+Score = Callable[[int], tuple[int, int, bool, float | None, T] | None]
+"""Amount → (net, gas cost, whether the curve may be dented here, its slope if known, what was tried), or None.
+
+None: not possible. The slope is that of the net by the amount, between steps of gas.
+"""
 Piece = tuple[int, int]  # untried amounts, both ends included
 
 GRID = 6  # halvings of the grid
@@ -31,6 +35,7 @@ SLOPE = 9  # distance from a curve's end to the second trial, which shows whethe
 SLOPE_COARSE = 5  # the same where rounding to coarse units would hide the slope over so short a distance
 STEP = 4  # least distance from other tried amounts
 FINEST = 10  # untried pieces of less than this part of their amounts are left alone
+_FINE = 1 << 60  # in which slopes are written
 BESIDE, BESIDE_VISIBLE = 4, 8  # untried pieces beside the best amount are divided down to this; where gas is visible
 
 
@@ -63,7 +68,7 @@ class Curve(Generic[T]):
         self._end = self._pieces[-1][1] if self._pieces else 0
         self._edges = {edge for piece in self._pieces for edge in piece}
         self._xs: list[int] = []
-        self._points: list[tuple[int, int, int]] = []  # amount, net, gas cost; ascending
+        self._points: list[tuple[int, int, int, float | None]] = []  # amount, net, gas cost, slope; ascending
         self._values: list[T] = []  # what was tried there
         self._bounds: dict[Piece, tuple[int | None, int]] = {}  # as far as known
         self._dented = False
@@ -74,7 +79,7 @@ class Curve(Generic[T]):
     @property
     def gas_is_visible(self) -> bool:
         """Gas is so large a part of the best net that steps in it can hide a better amount."""
-        return any(cost * VISIBLE > abs(net) for _, net, cost in self._points)
+        return any(cost * VISIBLE > abs(net) for _, net, cost, _ in self._points)
 
     def around_best(self) -> list[T]:
         """The best that was tried, then what was tried next to it."""
@@ -134,11 +139,11 @@ class Curve(Generic[T]):
                 self._pieces = [piece for piece in self._pieces if piece[1] < amount]
             self._bounds.clear()
             return
-        net, cost, dented, value = result
+        net, cost, dented, slope, value = result
         self._dented = self._dented or dented
         place = bisect_left(self._xs, amount)
         self._xs.insert(place, amount)
-        self._points.insert(place, (amount, net, cost))
+        self._points.insert(place, (amount, net, cost, slope))
         self._values.insert(place, value)
         self._forget(place)
         if self.best is None or net > self.best[0]:
@@ -198,12 +203,15 @@ class Curve(Generic[T]):
         if self.ceiling is not None:
             lines.append(self._slope(self.ceiling))
         if left:
-            x, net, cost = left[-1]
+            x, net, cost, _ = left[-1]
             x0, net0 = left[0][:2] if len(left) == 2 else (0, -cost)  # no gain without an amount
             lines.append((x, net, net - net0, x - x0))
         if len(right) == 2:
-            (x, net, _), (x1, net1, _) = right
+            (x, net, _, _), (x1, net1, _, _) = right
             lines.append((x, net, net1 - net, x1 - x))
+        for x, net, _, slope in (*left[-1:], *right[:1]):
+            if slope is not None:
+                lines.append((x, net, int(slope * _FINE), _FINE))
         bound, at = _peak(lines, low, high) if lines else (None, high)
         width = high - low
         if high + 1 == self._cap:

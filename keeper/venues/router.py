@@ -70,21 +70,21 @@ class _Ways:
 
     def splits(
         self, total: int, avoid: frozenset[Address], *, exact_out: bool, cost: float, max_paths: int
-    ) -> Iterator[tuple[float, list[tuple[Chain, int]]]]:
-        """(value, who trades how much) of the best splits of `total`, best first. Floats decided."""
+    ) -> Iterator[tuple[float, float, list[tuple[Chain, int]]]]:
+        """(value, level, who trades how much) of the best splits of `total`, best first. Floats decided."""
         allowed = self._all
         if avoid:
             allowed = np.array([avoid.isdisjoint(chain.pools) for chain in self.chains], np.bool_)
         for reach in _REACH:
             rows, starts = self.curves(reach)
-            values, shares, enough = offers(
+            values, shares, levels, enough = offers(
                 *(rows, starts, self._clash, allowed, float(total), exact_out, cost, max_paths, reach)
             )
             if enough:
                 break
-        for value, row in zip(values.tolist(), shares, strict=True):
+        for value, level, row in zip(values.tolist(), levels.tolist(), shares, strict=True):
             if value > _NEVER:
-                yield value, self._whole(row.tolist(), total)
+                yield value, level, self._whole(row.tolist(), total)
 
     def deepest(self) -> Chain | None:
         """The path that takes most before its price has moved by 2 %."""
@@ -244,16 +244,17 @@ class Router:
             amount, avoid, exact_out=exact_out, cost=cost.numerator / cost.denominator, max_paths=self._max_paths
         )
         best: _Offer | None = None
-        for value, used in splits:
+        margin = 0.0
+        for value, level, used in splits:
             if best is not None and value < best.score - _SAME * abs(best.score):
                 break
             offer = self._offer(used, exact_out, cost)
             if offer is not None and (best is None or offer.score > best.score):
-                best = offer
+                best, margin = offer, level * level
         if best is None:  # the amount is about as small, or as large, as a pool can trade: only rounding decides
             alone = [self._offer([(c, amount)], exact_out, cost) for c in ways.chains if not c.pools & avoid]
             best = max((offer for offer in alone if offer is not None), key=lambda o: o.score, default=None)
-        return None if best is None else Route(token_in, token_out, best.paths, best.gas, exact_out)
+        return None if best is None else Route(token_in, token_out, best.paths, best.gas, exact_out, margin)
 
     def _offer(self, used: Iterable[tuple[Chain, int]], exact_out: bool, cost: _Cost) -> _Offer | None:
         """The exact amounts and gas of a split."""

@@ -320,7 +320,7 @@ def _enough(
 
 
 @compiled(
-    "Tuple((float64[::1],float64[:,::1],boolean))"
+    "Tuple((float64[::1],float64[:,::1],float64[::1],boolean))"
     "(float64[:,::1],int64[::1],boolean[:,::1],boolean[::1],float64,boolean,float64,int64,float64)"
 )
 def offers(
@@ -333,8 +333,8 @@ def offers(
     cost: float,
     max_paths: int,
     reach: float,
-) -> tuple[Curve, Curve, bool]:
-    """The best splits of `total` over the allowed paths: their values, best first, and shares by path.
+) -> tuple[Curve, Curve, Curve, bool]:
+    """The best splits of `total` over the allowed paths: their values, best first, shares by path, and levels.
 
     `clash` says which paths share a pool, `cost` what gas costs in the token that is not fixed. A value of minus
     infinity is no split. The flag says whether curves up to a level risen by the factor `reach` were long enough.
@@ -387,7 +387,8 @@ def offers(
                     _heaviest(weights, clashes, order, positive, found)
                     waiting[end] = found[0] | bit
                     end += 1
-    return values, shares, _enough(rows, starts, allowed, total, exact_out, cost, reach, values[0], levels[0])
+    enough = _enough(rows, starts, allowed, total, exact_out, cost, reach, values[0], levels[0])
+    return values, shares, levels, enough
 
 
 @compiled("int64(float64[:,::1],int64[::1],float64)")

@@ -308,6 +308,25 @@ def test_after_a_route_the_pools_are_where_it_left_them() -> None:
         assert not untouched or not untouched.pools & first.pools
 
 
+def test_the_margin_is_what_one_more_unit_costs() -> None:
+    """Between two amounts the average price of what is added lies between the margins told at both."""
+    rng = random.Random(SEED + 5)
+    told = 0
+    for _ in range(60):
+        pools = draw_pools(rng, 4, 0)
+        router = Router([Fixed(pools)], TOKENS[2:], max_paths=12)
+        size = max(depth(pool, True) for pool in pools if pool.token0 == TOKENS[0])
+        size = int(size * 10 ** rng.uniform(-2, 0.3)) + 10**9
+        for trade in (router.sell, router.buy):
+            one, two = trade(TOKENS[0], TOKENS[1], size), trade(TOKENS[0], TOKENS[1], size + size // 50)
+            if one is None or two is None or two.amount_out - one.amount_out < 10**6:
+                continue
+            average = (two.amount_in - one.amount_in) / (two.amount_out - one.amount_out)
+            assert 0 < one.margin * (1 - 1e-4) <= average <= two.margin * (1 + 1e-4)
+            told += 1
+    assert told > 60
+
+
 TRADES = """
 import random, sys
 if sys.argv[1] == "without":

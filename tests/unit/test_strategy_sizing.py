@@ -24,13 +24,14 @@ def curve(
     ceiling: int | None = None,
     cost: int = 0,
     asked: list[int] | None = None,
+    slope: Callable[[int], float] | None = None,
 ) -> Curve[int]:
-    def look(amount: int) -> tuple[int, int, bool, int] | None:
+    def look(amount: int) -> tuple[int, int, bool, float | None, int] | None:
         assert any(low <= amount <= high for low, high in domain), f"{amount} is in a hole"
         if asked is not None:
             asked.append(amount)
         found = net(amount)
-        return None if found is None else (found, cost, False, amount)
+        return None if found is None else (found, cost, False, slope and slope(amount), amount)
 
     score: Score[int] = look
     return Curve(domain, score, ceiling, cost)
@@ -59,6 +60,25 @@ def test_a_curve_that_still_rises_at_its_end_costs_two_trials() -> None:
     asked: list[int] = []
     assert best_of([curve(lambda x: x, ceiling=TOP, asked=asked)]) == (TOP, TOP)
     assert len(asked) <= 2
+
+
+def test_tangents_take_the_place_of_trials() -> None:
+    """A curve known to rise at its end is tried there only; a top inside takes fewer trials than with chords alone."""
+    asked: list[int] = []
+    assert best_of([curve(lambda x: x, ceiling=2 * TOP, asked=asked, slope=lambda x: 1.0)]) == (TOP, TOP)
+    assert asked == [TOP]
+    chords: list[int] = []
+    tangents: list[int] = []
+    for share in range(5, 100, 7):
+        top = TOP * share // 100
+
+        def steepness(x: int, top: int = top) -> float:
+            return 2 * 10**18 * (top - x) / top**2
+
+        for seen, slope in ((chords, None), (tangents, steepness)):
+            net, _ = best_of([curve(hill(top), ceiling=2 * TOP * 10**18 // top, asked=seen, slope=slope)])
+            assert net * 10_004 >= 10**18 * 10_000
+    assert len(tangents) * 10 < len(chords) * 9
 
 
 def test_holes_are_never_tried_and_their_edges_are() -> None:
