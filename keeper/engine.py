@@ -73,11 +73,9 @@ class Engine:
     """One chain's keeper. `block_time` in seconds; every `audit_every` passes `audit_sample` borrowers are compared."""
 
     def __init__(self, parts: Parts, *, block_time: int, audit_every: int, audit_sample: int) -> None:
-        self.parts = parts
-        self._block_time = block_time
+        self.parts, self._block_time = parts, block_time
         self._audit_every, self._audit_sample = audit_every, audit_sample
-        self._turns = Turns()
-        self._passes = 0
+        self._passes, self._turns = 0, Turns()
 
     async def run(self, heads: AsyncIterator[Head], stop: asyncio.Event) -> None:
         """Pass after pass until the heads end; once `stop` is set nothing more is submitted.
@@ -158,9 +156,8 @@ class Engine:
 
     async def _audit(self, synced: Synced) -> None:
         self._passes += 1
-        if self._passes % self._audit_every:
-            return
-        for mirror in (mirror for mirror in self.parts.mirrors if mirror.name not in synced.behind):
+        due = not self._passes % self._audit_every
+        for mirror in (one for one in self.parts.mirrors if due and one.name not in synced.behind):
             difference = await mirror.audit(self.parts.client, synced.head, self._audit_sample)
             self.parts.observer.audited(mirror.name, difference)
             await self.parts.safeguards.audited(mirror.name, difference)
@@ -180,19 +177,22 @@ class Engine:
 
     async def _send(self, proved: Sequence[tuple[Turn, Proof]], stop: asyncio.Event | None) -> list[Decision]:
         """In order: what was proved, unless it counts on what is not sent, or somebody has stopped it meanwhile."""
-        sent: list[bool] = []
-        decisions: list[Decision] = []
-        for turn, proof in proved:
-            attempt_id, detail = None, ""
-            skip = unsendable(proof, sent, self.parts.submitter.keeps_order, stop is not None and stop.is_set())
-            sent.append(False)
-            if skip is None and proof.order is not None:
-                async with self.parts.safeguards.sending(proof.order, turn.repaid) as skip:
-                    if skip is None:
-                        order = await self.parts.submitter.submit(proof.order)
-                        attempt_id, detail, sent[-1] = order.attempt_id, order.detail, not order.refused
-            self.parts.appraiser.learn([one.position for one in turn.positions], proof, attempt_id, self.parts.clock())
-            decisions += [self._decide(*end, detail) for end in turn.decisions(proof, skip, attempt_id)]
+        sent, ends = list[bool](), list[tuple[Opportunity, Proof | None, Decision, str]]()
+        try:
+            for turn, proof in proved:
+                attempt_id, detail = None, ""
+                skip = unsendable(proof, sent, self.parts.submitter.keeps_order, stop is not None and stop.is_set())
+                sent.append(False)
+                if skip is None and proof.order is not None:
+                    async with self.parts.safeguards.sending(proof.order, turn.repaid) as skip:
+                        if skip is None:
+                            order = await self.parts.submitter.submit(proof.order)
+                            attempt_id, detail, sent[-1] = order.attempt_id, order.detail, not order.refused
+                positions = [one.position for one in turn.positions]
+                self.parts.appraiser.learn(positions, proof, attempt_id, self.parts.clock())
+                ends += [(*end, detail) for end in turn.decisions(proof, skip, attempt_id)]
+        finally:  # told once everything is out
+            decisions = [self._decide(*end) for end in ends]
         return decisions
 
     def _decide(self, one: Opportunity, proof: Proof | None, decision: Decision, detail: str = "") -> Decision:
