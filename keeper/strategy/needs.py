@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keeper.model import Address, Plan, market_of
@@ -42,6 +43,11 @@ class Needs:
     def moved(self, by: Needs) -> bool:
         """Whether another plan's trades change what is traded or borrowed here."""
         return self.anything or not self.pools.isdisjoint(by.pools) or self.lender in by.pools
+
+    def contested(self, traders: Mapping[Address, int]) -> bool:
+        """Whether somebody else moves it, where `traders` tells how many trade in each pool, this one among them."""
+        alone = [(pool, 1) for pool in self.pools] + [(self.lender, int(self.lender in self.pools))]
+        return any(pool is not None and traders.get(pool, 0) > mine for pool, mine in alone)
 
     def shares(self, other: Needs) -> bool:
         """Whether another plan may change what the market lets this one do."""

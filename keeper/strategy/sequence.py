@@ -9,6 +9,7 @@ another's way are then tried as leaders, place by place, as far as the work allo
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field, replace
@@ -150,15 +151,15 @@ class Sequence:
         self._left = 0
 
     def steps(self) -> Iterator[None]:
-        """Do the work; after each plan made anew others may have a turn."""
+        """Do the work; after each plan taken or made anew others may have a turn."""
         yield from self._run(self._best, ())
         most = self.ceiling
         if most is not None:
             self._left = min(self._left, self._renewals * (most - self._best.net) * EAGER // max(most, 1))
         lead: tuple[int, ...] = ()
-        while len(lead) < len(self._open) - 1:
+        while len(lead) < len(self._open) - 1 and self._hopes(most):
             for leader in self._leaders(lead):
-                if self._left <= 0 or (most is not None and _same(self._best.net, most)):
+                if not self._hopes(most):
                     return
                 run = _Run(self._scene.wake)
                 yield from self._run(run, (*lead, leader), None if most is None else self._best.net)
@@ -167,13 +168,19 @@ class Sequence:
             if len(self._best.made) <= len(lead):
                 return
             lead = tuple(index for index, _, _ in self._best.made[: len(lead) + 1])
+            yield
+
+    def _hopes(self, most: int | None) -> bool:
+        """Whether there is work left, and something to be won by it."""
+        return self._left > 0 and (most is None or not _same(self._best.net, most))
 
     def _leaders(self, lead: tuple[int, ...]) -> list[int]:
         """Whom to try behind `lead`: those whom somebody else gets in the way of, by what they earn alone."""
         first = [known[0] for known in self._known]
-        rest = [index for index, made in enumerate(first) if index not in lead and made.plan is not None]
-        torn = [i for i in rest if any(first[i].needs.moved(first[j].needs) for j in rest if j != i)]
-        return sorted(torn, key=lambda index: _order(first[index], index))[:LEADERS]
+        rest = [index for index, made in enumerate(first) if made.plan is not None and index not in lead]
+        traders = Counter(pool for index in rest for pool in first[index].needs.pools)
+        torn = [index for index in rest if first[index].needs.contested(traders)]
+        return heapq.nsmallest(LEADERS, torn, key=lambda index: _order(first[index], index))
 
     def _run(self, run: _Run, lead: tuple[int, ...], least: int | None = None) -> Iterator[None]:
         """Best first, but for those who lead; given up when nets that only fall cannot come to more than `least`."""
@@ -188,6 +195,7 @@ class Sequence:
             index = order[-1]
             if index in waiting and order == _order(waiting[index], index):  # else looked at again in the meantime
                 yield from self._serve(run, index, waiting, heap)
+                yield
         for index, made in waiting.items():  # never worth a try
             run.ended[index] = made, ""
 

@@ -111,6 +111,7 @@ def turns(taken: Sequence[Taken], ordering: Ordering) -> tuple[Turn, ...]:
         if home == len(drafts):
             drafts.append(_Draft())
         drafts[home].items.append(one)
+        drafts[home].net += one.plan.net
         drafts[home].behind |= behind - {home}
         homes.append(home)
     return tuple(draft.turn() for draft in drafts)
@@ -119,6 +120,7 @@ def turns(taken: Sequence[Taken], ordering: Ordering) -> tuple[Turn, ...]:
 @dataclass(slots=True)
 class _Draft:
     items: list[Taken] = field(default_factory=list)
+    net: int = 0  # of all its plans
     behind: set[int] = field(default_factory=set)
 
     def takes(self, one: Taken, ordering: Ordering) -> bool:
@@ -136,8 +138,7 @@ class _Draft:
 
     def risk(self, one: Taken, ordering: Ordering) -> int:
         """Wei expected to be lost: any item may take down all the others."""
-        together = sum(item.plan.net for item in self.items) + len(self.items) * one.plan.net
-        return together * ordering.risk_bps // BPS
+        return (self.net + len(self.items) * one.plan.net) * ordering.risk_bps // BPS
 
     def turn(self) -> Turn:
         covers = tuple(other for item in self.items for other in item.covers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from keeper.model import Account, Address, FlashOffer, Hop, Path, Plan, Route, S
 from keeper.ports import Job, Liquidation, Pair, Position, Proof
 from keeper.program import Guard, Transfer, balance
 from keeper.strategy.gates import GateResult
+from keeper.strategy.needs import Needs
 from keeper.strategy.opportunity import Opportunity
 from keeper.strategy.planner import Decision
 from keeper.strategy.sequence import Sequence as InOrder
@@ -168,6 +171,29 @@ def test_nothing_bounds_an_order_where_trades_go_both_ways() -> None:
     stage = Stage({"a": lambda wake: opportunity(plan(1_001, "p", "a")), "b": lambda wake: opportunity(helpful)})
     ordered([opportunity(plan(1_000, "p", "a")), opportunity(helpful)], stage)
     assert ("a", ("b",)) in stage.asked
+
+
+def test_others_have_a_turn_after_every_plan_of_a_crowd() -> None:
+    """Nobody in another's way: each is taken in a step of its own, and none is looked at again."""
+    stage = Stage()
+    found = [opportunity(plan(1_000 + number, f"p{number}", f"b{number}")) for number in range(100)]
+    order = InOrder(found, stage, 64)
+    assert sum(1 for _ in order.steps()) == 100
+    assert len(order.taken) == 100
+    assert stage.asked == []
+
+
+def test_contested_is_what_somebody_else_moves() -> None:
+    """By who trades in each pool: the same as asking everybody."""
+    dice = Random(7)
+    for _ in range(500):
+        pools = [frozenset(Address(f"p{n}") for n in range(6) if dice.random() < 0.25) for _ in range(4)]
+        lenders = [Address(f"p{dice.randrange(6)}") if dice.random() < 0.4 else None for _ in range(4)]
+        everybody = [Needs(mine, lender, frozenset(), frozenset()) for mine, lender in zip(pools, lenders, strict=True)]
+        traders = Counter(pool for needs in everybody for pool in needs.pools)
+        for one in everybody:
+            moved = any(one.moved(other) for other in everybody if other is not one)
+            assert one.contested(traders) == moved
 
 
 def test_one_that_is_not_worth_it_any_more_ends_with_the_reason_on_that_state() -> None:
