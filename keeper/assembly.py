@@ -95,6 +95,7 @@ class Assembly:
     foresight: Foresight
     appraiser: Appraiser
     _tokens: frozenset[Address] = field(default_factory=frozenset)
+    _router: Router | None = None
 
     @property
     def block_time(self) -> int:
@@ -142,9 +143,13 @@ class Assembly:
         """The pools of every venue that is at the head, with gas at `fees`."""
         self._follow_tokens()
         usable = [venue for venue in self.venues if venue.name not in behind]
-        tokens = self.config.tokens
-        through = (tokens.wrapped_native, *tokens.connectors)
-        return Router(usable, through, native=tokens.wrapped_native, gas_price=fees.price)
+        if self._router is None:
+            tokens = self.config.tokens
+            through = (tokens.wrapped_native, *tokens.connectors)
+            self._router = Router(usable, through, native=tokens.wrapped_native, gas_price=fees.price)
+        else:
+            self._router = self._router.renewed(usable, fees.price)
+        return self._router
 
     def _follow_tokens(self) -> None:
         """Tell the venues which tokens matter, and have the pools of new ones looked for."""

@@ -54,6 +54,8 @@ class _Ways:
 
     def over(self, pools: Mapping[Key, Pool], moved: frozenset[Key]) -> _Ways:
         """The same paths where the pools of `moved` are in other states."""
+        if all(chain.keys.isdisjoint(moved) for chain in self.chains):
+            return self
         return _Ways([chain.over(pools) if chain.keys & moved else chain for chain in self.chains], self._clash)
 
     def curves(self, reach: float) -> tuple[Curve, Ints]:
@@ -102,17 +104,21 @@ class _Ways:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What has been worked out of one state of the pools; and of the state before it, which differs in `moved`."""
+    """What has been worked out of one state of the pools; `before` of older ones, with the pools that differ there."""
 
-    before: Mapping[Pair, _Ways] = field(default_factory=dict)
-    moved: frozenset[Key] = frozenset()
+    before: Mapping[Pair, tuple[_Ways, frozenset[Key]]] = field(default_factory=dict)
     ways: dict[Pair, _Ways] = field(default_factory=dict)
     spots: dict[Pair, tuple[int, int] | None] = field(default_factory=dict)
     deep: dict[Pair, Chain | None] = field(default_factory=dict)
 
+    def moved(self, keys: frozenset[Key]) -> _Known:
+        """What is left of it where these pools are in other states."""
+        older = {pair: (ways, since | keys) for pair, (ways, since) in self.before.items()}
+        return _Known(older | {pair: (ways, keys) for pair, ways in self.ways.items()})
+
 
 class Router:
-    """ports.Quoter over the pools' states at the moment it is made: make one per head.
+    """ports.Quoter over the pools' states at the moment it is made: make one per head, or renew the last one.
 
     `connectors` are tokens that a path may go through. With `native` (the wrapped native token) and `gas_price` (wei
     per gas), a further path is only used if it brings more than its gas costs; gas is valued at the pools' own spot
@@ -128,7 +134,7 @@ class Router:
         gas_price: int = 0,
         max_paths: int = 6,
     ) -> None:
-        self._pools: dict[Key, Pool] = {key_of(pool): pool for venue in venues for pool in venue.pools()}
+        self._pools = _pools(venues)
         self._graph = Graph(self._pools.values(), connectors)
         self._native = native
         self._gas_price = gas_price
@@ -139,6 +145,15 @@ class Router:
     def pool(self, address: Address, one: Address, other: Address) -> Pool:
         """The pool at `address` between two tokens as it stands here; raises KeyError for a stranger."""
         return self._pools[key_between(address, one, other)]
+
+    def renewed(self, venues: Sequence[PoolSource], gas_price: int) -> Router:
+        """The pools as they are at another head; what is known of paths through those that have not changed is kept."""
+        pools = _pools(venues)
+        if pools.keys() != self._pools.keys():
+            connectors, paths = self._graph.connectors, self._max_paths
+            return Router(venues, connectors, native=self._native, gas_price=gas_price, max_paths=paths)
+        moved = frozenset(key for key, pool in pools.items() if pool is not self._pools[key])
+        return self._copy(pools, gas_price, self._known.moved(moved) if moved else self._known, None)
 
     def priced(self, gas_price: int) -> Router:
         """The same pools with gas at `gas_price` wei."""
@@ -159,7 +174,7 @@ class Router:
                 if traded is None:
                     raise ValueError(f"pool {hop.pool} cannot trade {hop.amount_in} for {hop.amount_out}")
                 moved.update((key_of(pair), pair) for pair in traded[1].pairs() if key_of(pair) in self._pools)
-        known = _Known(self._known.ways, frozenset(moved))
+        known = self._known.moved(frozenset(moved))
         return self._copy({**self._pools, **moved}, self._gas_price, known, self._head or self)
 
     def again(self, route: Route) -> Route | None:
@@ -226,7 +241,8 @@ class Router:
         known, key = self._known, (token_in, token_out)
         if key not in known.ways:
             if key in known.before:
-                known.ways[key] = known.before[key].over(self._pools, known.moved)
+                ways, moved = known.before[key]
+                known.ways[key] = ways.over(self._pools, moved)
             else:
                 known.ways[key] = _Ways(list(self._graph.chains(self._pools, token_in, token_out)))
         return known.ways[key]
@@ -275,6 +291,10 @@ class Router:
             return _Cost(0, 1)
         out, into = self.spot(self._native, token) or (0, 1)
         return _Cost(out * self._gas_price, into)
+
+
+def _pools(venues: Iterable[PoolSource]) -> dict[Key, Pool]:
+    return {key_of(pool): pool for venue in venues for pool in venue.pools()}
 
 
 class _Cost(NamedTuple):

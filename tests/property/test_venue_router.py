@@ -308,6 +308,35 @@ def test_after_a_route_the_pools_are_where_it_left_them() -> None:
         assert not untouched or not untouched.pools & first.pools
 
 
+def test_a_renewed_router_is_a_new_one() -> None:
+    """Over heads that move some pools, or none, or lose one, whatever was asked before, the answers are the same."""
+    rng = random.Random(SEED + 6)
+    compared = 0
+    for _ in range(12):
+        pools = draw_pools(rng, 3, 2)
+        kept = Router([Fixed(pools)], TOKENS[2:], native=TOKENS[0], gas_price=10**9)
+        size = max(depth(pool, True) for pool in pools if pool.token0 == TOKENS[0]) // 3 + 10**6
+        for step in range(8):
+            for index in rng.sample(range(len(pools)), rng.choice((0, 1, 3))):
+                traded = pools[index].swap_in(rng.random() < 0.5, size // 7)
+                pools[index] = traded[1] if traded else pools[index]
+            if step == 5:
+                pools.pop()
+            kept = kept.renewed([Fixed(list(pools))], 10**9 + step)
+            fresh = Router([Fixed(list(pools))], TOKENS[2:], native=TOKENS[0], gas_price=10**9 + step)
+            for one, other in rng.sample(list(itertools.permutations(TOKENS, 2)), 4):
+                route = fresh.sell(one, other, size)
+                assert kept.sell(one, other, size) == route
+                assert kept.buy(one, other, size // 3) == fresh.buy(one, other, size // 3)
+                assert kept.spot(one, other) == fresh.spot(one, other)
+                if route is not None:
+                    after, later = kept.after(route), fresh.after(route)
+                    assert after.buy(one, other, size // 5) == later.buy(one, other, size // 5)
+                    assert after.spot(other, one) == later.spot(other, one)
+                    compared += 1
+    assert compared > 100
+
+
 def test_the_margin_is_what_one_more_unit_costs() -> None:
     """Between two amounts the average price of what is added lies between the margins told at both."""
     rng = random.Random(SEED + 5)
