@@ -116,6 +116,14 @@ class Freezable(Protocol):
         """What `snapshot` would answer now, still to be worked out."""
 
 
+@runtime_checkable
+class Tidied(Protocol):
+    """A mirror that history leaves scattered in memory."""
+
+    def tidy(self) -> None:
+        """Lay it out anew. In a thread of its own, after a replay and before the mirror follows anything."""
+
+
 class UptimeFeed(Protocol):
     """What tells whether the roll-up's sequencer runs."""
 

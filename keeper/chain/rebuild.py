@@ -16,11 +16,12 @@ from keeper.chain.tracks import Chain, Track, within
 from keeper.errors import BadData, Transient
 from keeper.memory import give_back
 from keeper.model import Hash, Watch
-from keeper.ports import Freezable, Mirror
+from keeper.ports import Freezable, Mirror, Tidied
 
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = 500  # logs replayed before others have their turn
+_SCATTERING = 5_000  # logs after which a mirror is laid out anew
 _LARGE = 1 << 20  # bytes; what is restored from more than this has a thread of its own
 
 
@@ -179,6 +180,9 @@ class Rebuild:
                     if grown:
                         break  # ranges already on their way were asked for with the old filter
         await self._check_anchors(track)
+        if taken > _SCATTERING and isinstance(track.mirror, Tidied):
+            track.position = None  # given up half-way, it means starting over
+            await asyncio.to_thread(track.mirror.tidy)
         track.position = (goal.number, goal.hash)
 
     async def _grown(self, track: Track, before: Watch, low: int, high: int) -> bool:

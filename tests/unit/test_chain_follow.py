@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keeper.chain import rebuild
 from keeper.chain.checkpoints import Checkpoints
 from keeper.chain.client import NodeClient
 from keeper.chain.follow import Follower
@@ -99,6 +101,33 @@ async def test_history_is_replayed_once_and_reported() -> None:
     assert world.progress[-1].eta == 0
     assert world.progress[0].blocks_per_second > 0
     assert world.progress[-1].last == 300 - 16
+
+
+class Scattered(FakeMirror):
+    """Notes what it has taken whenever it is laid out anew, and that this is no business of the event loop's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tidied: list[str] = []
+
+    def tidy(self) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        assert not self.seen, "it follows already"
+        self.tidied.append(self.digests[CHILD])
+
+
+async def test_a_long_history_is_laid_out_before_anything_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, when all of it has been replayed; a short gap scatters nothing."""
+    monkeypatch.setattr(rebuild, "_SCATTERING", 100)
+    world = World(300, mirror := Scattered())
+    await world.follower.start(world.chain.head)
+    assert world.right()
+    assert len(mirror.tidied) == 1
+    mirror.seen.clear()
+    world.grow(80)  # beyond what is followed block by block
+    await world.follower.advance(world.chain.head)
+    assert world.right()
+    assert len(mirror.tidied) == 1
 
 
 async def test_a_mirror_without_history_begins_at_the_head() -> None:

@@ -120,6 +120,11 @@ class AaveV3Mirror:
         if logs:
             self._replayed = logs[-1].block_number
 
+    def tidy(self) -> None:
+        """Each user's entries side by side: a sweep over entries in the order of their logs waits for memory."""
+        self._rewind.clear()
+        self._ledger.compact()
+
     def observe(self, head: Head, answers: Sequence[bytes | None]) -> None:
         if self._market is None:
             return
