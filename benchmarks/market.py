@@ -173,7 +173,7 @@ async def cold_start(stage: Stage, folder: Path) -> list[Row]:
     )
     return [
         Row("cold start", "own processor time", own, "s", target="≤ 30 s at 100,000; resumed without loss",
-            reached=whole and own <= 30.0, size=users, note=note),
+            reached=whole and own <= 30.0 if users <= 100_000 else None, size=users, note=note),
         Row("stall", "cold start, interrupted and resumed", stall.busy * 1e3, "ms", target="≤ 50 ms",
             reached=stall.busy <= 0.05, size=users, note=f"{stall.wall * 1e3:.0f} ms on the clock"),
     ]  # fmt: skip
@@ -343,7 +343,7 @@ async def passes(stage: Stage, folder: Path, *, samples: int) -> list[Row]:
         sink = Sink(parts, waiting)
         engine = await _engine(parts, sink, folder / "quiet", open_)
         await engine.step(await parts.client.head())
-        quiet = await _quiet(parts, engine, actors, blocks=10)
+        quiet = await _quiet(parts, engine, actors, blocks=20)
         found: list[tuple[float, float, float, int]] = []
         sent = 0
         for sample in range(samples + 1):
@@ -368,9 +368,9 @@ async def passes(stage: Stage, folder: Path, *, samples: int) -> list[Row]:
 
 
 async def _quiet(parts: Assembly, engine: Engine, actors: Actors, *, blocks: int) -> tuple[float, float, float]:
-    """Round trips, bytes and own seconds per block in which nothing happens."""
+    """Round trips, bytes and own seconds (the median) per block in which nothing happens."""
     trips = size = 0
-    spent = 0.0
+    spent: list[float] = []
     for _ in range(blocks):
         actors.mine()
         head = await parts.client.head()
@@ -378,8 +378,8 @@ async def _quiet(parts: Assembly, engine: Engine, actors: Actors, *, blocks: int
         await engine.step(head)
         trips += parts.client.round_trips - before
         size += _traffic(parts) - bytes_before
-        spent += time.process_time() - used
-    return trips / blocks, size / blocks, spent / blocks
+        spent.append(time.process_time() - used)
+    return trips / blocks, size / blocks, quantile(spent, 0.5)
 
 
 def _traffic(parts: Assembly) -> int:
@@ -393,7 +393,7 @@ def quiet_rows(users: int, quiet: tuple[float, float, float]) -> list[Row]:
         Row("RPC", "requests per quiet block", trips, "requests", target="constant, ≤ 4", reached=trips <= 4,
             size=users),
         Row("RPC", "bytes per quiet block", size, "bytes", target="constant", size=users),
-        Row("RPC", "own time of a quiet block", spent * 1e3, "ms", size=users),
+        Row("RPC", "own time of a quiet block, p50", spent * 1e3, "ms", size=users),
     ]  # fmt: skip
 
 
@@ -407,8 +407,8 @@ def _latency_rows(users: int, found: list[tuple[float, float, float, int]], sent
     for name, share, most in (("p50", 0.5, 15.0), ("p99", 0.99, 50.0)):
         value = quantile(own, share)
         rows.append(
-            Row("head → signed", f"{name}, clock less node", value, "ms", target=f"≤ {most:.0f} ms",
-                reached=value <= most, size=users,
+            Row("head → signed", f"{name}, clock less node", value, "ms", target=f"≤ {most:.0f} ms at 100,000",
+                reached=value <= most if users <= 100_000 else None, size=users,
                 note=f"{note}; processor time {quantile(used, share):.1f} ms")
         )  # fmt: skip
     rows.append(

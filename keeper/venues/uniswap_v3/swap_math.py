@@ -2,7 +2,8 @@
 
 Prices are sqrt prices in Q64.96, liquidity and amounts are plain integers, fees are in pips (1e-6). Division floors
 unless the name says ``up``; the contract's 512-bit ``mulDiv`` is Python's unbounded ``*`` and ``//``. Where it divides
-twice and rounds the same way, dividing by the product is the same.
+twice and rounds the same way, dividing by the product is the same. ⌈n / d⌉ is written as (n − 1) // d + 1 where it is
+asked often: negative numbers take longer.
 """
 
 from __future__ import annotations
@@ -72,11 +73,11 @@ def partial_out(price: int, liquidity: int, remaining: int, fee: int, zero_for_o
     ``SqrtPriceMath.getNextSqrtPriceFromOutput``; its two requirements hold because less than a full step is wanted.
     """
     if zero_for_one:
-        moved = -(-(remaining << 96) // liquidity)
+        moved = ((remaining << 96) - 1) // liquidity + 1
         after = price - moved
-        paid = -(-(liquidity << 96) * moved // (price * after))
+        paid = ((liquidity << 96) * moved - 1) // (price * after) + 1
     else:
         numerator = liquidity << 96
-        after = -(-numerator * price // (numerator - remaining * price))
-        paid = -(-liquidity * (after - price) >> 96)
-    return paid - (-paid * fee // (FEE_UNIT - fee)), after
+        after = (numerator * price - 1) // (numerator - remaining * price) + 1
+        paid = (liquidity * (after - price) - 1 >> 96) + 1
+    return paid + (paid * fee - 1) // (FEE_UNIT - fee) + 1, after
