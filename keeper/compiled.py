@@ -10,6 +10,7 @@ from importlib import import_module
 from threading import RLock
 from types import FunctionType
 from typing import Any, TypeVar, cast
+from zlib import crc32
 
 from keeper.memory import give_back, unload
 
@@ -38,6 +39,19 @@ class Loop:
                 self._machine = self._made()
             return self._machine
 
+    @property
+    def stamp(self) -> int:
+        """Changes with what it takes from elsewhere: the numbers, and the loops it calls with theirs."""
+        plain = self.__wrapped__
+        used: list[object] = []
+        for name in plain.__code__.co_names:
+            value = plain.__globals__.get(name)
+            if isinstance(value, Loop):
+                used.append((name, value.__wrapped__.__code__.co_code, value.stamp))
+            elif isinstance(value, int | float):
+                used.append((name, value))
+        return crc32(repr(used).encode())
+
     def _made(self) -> Callable[..., Any]:
         try:
             numba = import_module("numba")
@@ -47,11 +61,12 @@ class Loop:
         known = {name: plain.__globals__[name] for name in plain.__code__.co_names if name in plain.__globals__}
         called = {name: value.machine() for name, value in known.items() if isinstance(value, Loop)}
         ready = FunctionType(plain.__code__, plain.__globals__ | called, plain.__name__)
-        ready.__module__, ready.__qualname__ = plain.__module__, plain.__qualname__
+        # The cache looks at the function's own code and file: what comes from elsewhere has to be in the name.
+        ready.__module__, ready.__qualname__ = plain.__module__, f"{plain.__qualname__}_{self.stamp:08x}"
         made: Callable[..., Any]
         try:
             made = numba.njit(self._signature, nogil=True, cache=True)(ready)
-        except RuntimeError:  # nowhere to keep a cache
+        except (RuntimeError, OSError):  # nowhere to keep a cache
             made = numba.njit(self._signature, nogil=True)(ready)
         return made
 

@@ -25,17 +25,22 @@ class PoolSearch:
         self._venues = venues
         self._distrust = distrust
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._failure: BaseException | None = None
 
     def start(self) -> None:
-        """Begin to look where there is something to be found."""
+        """Begin to look where there is something to be found; raises what has ended a search for no good reason."""
+        if self._failure is not None:
+            raise self._failure
         for venue in self._venues:
             if venue.unsearched and venue.name not in self._running:
-                self._running[venue.name] = asyncio.create_task(self._run(venue))
+                self._running[venue.name] = task = asyncio.create_task(self._run(venue), name=venue.name)
+                task.add_done_callback(self._ended)
 
     async def finished(self) -> bool:
         """Wait for what is running; False when nothing was."""
         running = list(self._running.values())
         await asyncio.gather(*running)
+        await asyncio.sleep(0)  # their ends are noted
         return bool(running)
 
     async def close(self) -> None:
@@ -53,5 +58,8 @@ class PoolSearch:
             log.info("search_interrupted", venue=venue.name, reason=str(error))
         except BadData as error:
             self._distrust(venue.name, str(error))
-        finally:
-            del self._running[venue.name]
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._running[task.get_name()]
+        if not task.cancelled():
+            self._failure = task.exception()

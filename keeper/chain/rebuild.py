@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -49,6 +50,16 @@ async def frozen(mirror: Mirror) -> Callable[[], bytes]:
         return await asyncio.to_thread(mirror.freeze)
     data = mirror.snapshot()
     return lambda: data
+
+
+async def _apart(work: Callable[[], None]) -> None:
+    """Do it in a thread; a cancellation waits for its end, since nobody else may touch the mirror before."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 class Rebuild:
@@ -113,7 +124,7 @@ class Rebuild:
             if len(snapshot.data) < _LARGE:
                 track.mirror.restore(snapshot.data)
             else:  # nobody else has this mirror: it is at no block
-                await asyncio.to_thread(track.mirror.restore, snapshot.data)
+                await _apart(partial(track.mirror.restore, snapshot.data))
                 await asyncio.to_thread(give_back)
         except BadData as error:
             log.warning("checkpoint_refused", mirror=track.name, block=snapshot.number, reason=str(error))
@@ -182,7 +193,7 @@ class Rebuild:
         await self._check_anchors(track)
         if taken > _SCATTERING and isinstance(track.mirror, Tidied):
             track.position = None  # given up half-way, it means starting over
-            await asyncio.to_thread(track.mirror.tidy)
+            await _apart(track.mirror.tidy)
         track.position = (goal.number, goal.hash)
 
     async def _grown(self, track: Track, before: Watch, low: int, high: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 _FIRST_CAPACITY = 1024
 _LOW = (1 << 64) - 1
+_EARLY = 64  # the first of seven columns grows with seven sixty-fourths of its room left
 
 
 class Column:
@@ -64,6 +66,21 @@ class WideColumn(Column):
         place = index * 2
         self.cells[place] = value & _LOW
         self.cells[place + 1] = value >> 64
+
+
+def grow(columns: Sequence[Column], count: int) -> int:
+    """Have room for one more than `count` items in all columns; at how many to ask again.
+
+    One column at a time has its room doubled, well before it is needed: to copy all of a large book at once would hold
+    everything up.
+    """
+    while True:
+        room = min(len(column.data) for column in columns)
+        small = [column for column in columns if len(column.data) == room]
+        due = room - room * len(small) // _EARLY
+        if count < due:
+            return due
+        small[0].reserve(room + 1)
 
 
 def chains(owner: NDArray[np.int32], users: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -57,7 +57,7 @@ def joined(one: Curve, two: Curve) -> Curve:
         else:
             low, high, width = one[i, LOW], one[i, HIGH], end - one[i, Y]
             got = other - one[i, Y]
-            first = 1.0 / (1.0 / low - got * (1.0 / low - 1.0 / high) / width)
+            first = width / ((width - got) / low + got / high)
             x = one[i, X] + got * low * first
         if other <= end:
             second, y = two[j, HIGH], two[j + 1, Y]

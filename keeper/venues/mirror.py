@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
 
-from keeper.errors import BadData
+from keeper.errors import BadData, Transient
 from keeper.model import Address, Block, Head, Hop, Log, Read, Skip, SkipReason, Watch
 from keeper.ports import Client
 from keeper.program import Step
@@ -158,9 +158,14 @@ class StateMirror(ABC, Generic[P]):
     async def search(self, client: Client, head: Head) -> None:
         """Find the pools of all tokens up to `head`; those that are new are read by the next `refresh`.
 
-        May run beside anything else: what is known stays in use, and nothing changes before all is found.
+        May run beside anything else: what is known stays in use, and nothing changes before all is found. Raises
+        Transient when `head` is behind the mirror: what was created in between would be passed over.
         """
         wanted = self._tokens
+        if self._number is not None and head.number < self._number:
+            raise Transient(
+                f"{self.name} is at block {self._number}, and the node that is to be searched at {head.number}"
+            )
         found = await self._found(client, self._start_block, head.number)
         if self._distrusted:
             return
@@ -171,7 +176,7 @@ class StateMirror(ABC, Generic[P]):
         for address, reason in self._unusable.items():
             if reason not in _ENDED_BY_AN_EVENT:
                 self._stale[address] = f"other tokens matter now: {reason}"
-        self._searched = wanted
+        self._searched |= wanted
 
     async def load(self, client: Client, head: Head) -> None:
         """Find the factory's pools up to `head` and read them all there."""

@@ -290,7 +290,7 @@ class Router:
         if not self._gas_price or self._native is None:
             return _Cost(0, 1)
         out, into = self.spot(self._native, token) or (0, 1)
-        return _Cost(out * self._gas_price, into)
+        return _Cost(out * self._gas_price, into) if into else _Cost(0, 1)
 
 
 def _pools(venues: Iterable[PoolSource]) -> dict[Key, Pool]:

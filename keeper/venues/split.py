@@ -74,7 +74,7 @@ def _traded(rows: Curve, first: int, last: int, amount: float, exact_out: bool) 
     if width <= 0.0:
         return rows[low, X if exact_out else Y], start, rows[low, GAS]
     if exact_out:
-        level = 1.0 / (1.0 / start - into * (1.0 / start - 1.0 / end) / width)
+        level = width / ((width - into) / start + into / end)  # exact at both ends, however far they are apart
         return rows[low, X] + into * start * level, level, rows[low, GAS]
     level = start + into * (end - start) / width
     return rows[low, Y] + into / (start * level), level, rows[low, GAS]
@@ -239,6 +239,8 @@ def _settled(
                 least = used if written[used] < written[least] else least
                 used += 1
         count = used
+        if count == 0:  # nothing but fractions of a unit
+            break
         if count <= most:
             _keep(values, shares, levels, value, level, chosen, count, written)
         without, best = -1, -np.inf
@@ -309,9 +311,13 @@ def _enough(
         first, last = starts[i], starts[i + 1] - 1
         if not allowed[i] or first == last:
             continue
-        if level <= 0.0 or level > rows[first, LOW] * reach:
+        if level <= 0.0:
             return False
         rest, end = total - rows[last, Y if exact_out else X], rows[last, LOW]
+        if end < rows[first, LOW] * reach:  # there is no more of it
+            continue
+        if level > end:
+            return False
         if rest > 0.0:  # alone it might save the gas of the others
             value = -rows[last, X] - rest * end * end if exact_out else rows[last, Y] + rest / (end * end)
             if value - cost * rows[last - 1, GAS] > best:

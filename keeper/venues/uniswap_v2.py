@@ -16,6 +16,7 @@ from keeper.venues.mirror import ILLIQUID, PoolInfo, PoolMirror, read_many
 
 BPS = 10_000
 _PIPS_PER_BPS = 100
+_RESERVES = 96  # bytes: two reserves and a time
 _RESERVE_LIMIT = (1 << 112) - 1  # the pair keeps its reserves as uint112 and reverts above ("OVERFLOW")
 
 # Measured on the published bytecode through the executor: a swap with both transfers, its amount worked out there.
@@ -201,7 +202,9 @@ class UniswapV2(PoolMirror[V2Pool]):
     async def _read(self, client: Client, head: Head, infos: Sequence[PoolInfo]) -> list[tuple[int, int] | None]:
         data = self._abi.encode("getReserves")
         answers = await read_many(client, head, [Read(info.address, data) for info in infos])
-        return [None if a is None else self._abi.decode("getReserves", a)[:2] for a in answers]
+        # Where there is no pair (any more) the answer is empty: that says nothing about the others.
+        known = [None if a is None or len(a) != _RESERVES else self._abi.decode("getReserves", a) for a in answers]
+        return [None if found is None else found[:2] for found in known]
 
     def _dump(self, pool: V2Pool) -> Any:
         return [str(pool.reserve0), str(pool.reserve1)]

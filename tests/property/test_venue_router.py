@@ -356,6 +356,41 @@ def test_the_margin_is_what_one_more_unit_costs() -> None:
     assert told > 60
 
 
+def test_nothing_that_anybody_can_build_breaks_a_trade() -> None:
+    """Pools at either end of all prices, all but empty, many alike; amounts from one unit to more than there is."""
+    rng = random.Random(SEED + 7)
+    found = 0
+    for _ in range(80):
+        pools: list[Pool] = []
+        for number in range(rng.randint(1, 5)):
+            size = 10 ** rng.uniform(2, 24)
+            pools.append(
+                V2Pool("v2", Address(f"0x{2_000 + number:040x}"), TOKENS[0], TOKENS[1], 30, int(size), int(size))
+            )
+        for number in range(rng.randint(0, 4)):
+            spacing = rng.choice((1, 60, 200))
+            edge = MAX_TICK // spacing * spacing
+            low, high = sorted(rng.choice((-edge, -120_000, -1_200, 0, 1_200, 120_000, edge)) for _ in range(2))
+            if low == high:
+                continue
+            ticks = TickMap(spacing, 500, {}).changed(low, high, rng.choice((1, 2, 100, 10**12, 10**24)))
+            tick = min(rng.choice((-edge, edge - 1, low, high - 1, high, 0)), MAX_TICK - 1)
+            price = sqrt_ratio_at_tick(tick)
+            address = Address(f"0x{3_000 + number:040x}")
+            pools.append(V3Pool("v3", address, TOKENS[0], TOKENS[1], ticks, price, tick_at_sqrt_ratio(price)))
+        router = Router([Fixed(pools)], TOKENS[2:], native=TOKENS[0], gas_price=rng.choice((0, 1, 10**9)))
+        ends = [int(end) for pool in pools for end in pool.curve(True, 2.0**60)[-1, :2] if end < 2**250]
+        wild = [1, 2, 3, 20, 10**6, 10**18, 10**21, 10**22, 2**112, 2**200, *rng.sample(ends, min(len(ends), 4))]
+        for amount in wild:
+            for one, other in ((TOKENS[0], TOKENS[1]), (TOKENS[1], TOKENS[0])):
+                for trade in (router.sell, router.buy):
+                    route = trade(one, other, amount)
+                    if route is not None:
+                        found += 1
+                        assert (route.amount_out if route.exact_out else route.amount_in) == amount
+    assert found > 500
+
+
 TRADES = """
 import random, sys
 if sys.argv[1] == "without":

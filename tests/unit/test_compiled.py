@@ -42,6 +42,18 @@ def test_a_loop_calls_what_it_names() -> None:
     assert scaled.__doc__ == "What a number is times a constant of this module."
 
 
+def test_what_comes_from_elsewhere_is_in_the_name_that_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache looks at a loop's own code: a changed number, also of a loop that is called, makes another of it."""
+    assert isinstance(scaled, Loop)
+    assert isinstance(total, Loop)
+    before = scaled.stamp, total.stamp
+    monkeypatch.setitem(globals(), "FACTOR", 4.0)
+    assert scaled.stamp != before[0]
+    assert total.stamp != before[1]
+    monkeypatch.undo()
+    assert (scaled.stamp, total.stamp) == before
+
+
 def test_a_command_does_not_load_the_compiler() -> None:
     """Everything is imported that the command line imports, and numba, which takes longest, is not."""
     script = "import keeper.cli, keeper.app, sys; print('numba' in sys.modules, 'llvmlite' in sys.modules)"

@@ -10,7 +10,7 @@ import pytest
 from eth_abi.abi import encode
 
 from keeper.abi import interface
-from keeper.errors import BadData
+from keeper.errors import BadData, Transient
 from keeper.model import Address, Block, Hash, Head, Log, Read, SkipReason, Watch
 from keeper.program import Call, Callback, Patch, Source, Step, Transfer, balance, inner_program, literal, word
 from keeper.program import encode as encode_program
@@ -120,7 +120,9 @@ class FakeNode:
     def _answer(self, read: Read) -> bytes | None:
         if read.to in self.pairs:
             return encode(["uint112", "uint112", "uint32"], [*self.pairs[read.to], 0])
-        return self.pools[read.to].answer(read.data) if read.to in self.pools else None
+        if read.to in self.pools:
+            return self.pools[read.to].answer(read.data)
+        return b"" if read.to == OTHER else None  # nothing is there
 
     async def logs(self, watch: Watch, first: int, last: int) -> AsyncIterator[tuple[int, int, list[Log]]]:
         self.asked.append((first, last))
@@ -183,6 +185,28 @@ async def test_pools_of_new_tokens_are_found_while_the_others_are_traded_in() ->
     venue.rewind(11)  # it was not there before the search, but it was on the chain
     assert {pool.address for pool in venue.pools()} == {POOL, OTHER}
     assert venue.pool(OTHER) == venue.pools()[1]
+
+
+async def test_a_search_on_a_node_that_is_behind_says_nothing() -> None:
+    """What was created since then would be passed over for good."""
+    venue, node = await loaded_v2()
+    venue.follow([STRANGE])
+    with pytest.raises(Transient, match="at block 10, and the node that is to be searched at 9"):
+        await venue.search(node, head(9))
+    assert venue.unsearched == {STRANGE}
+
+
+async def test_a_pool_that_is_not_there_costs_nobody_else() -> None:
+    """Its creation was undone after the search had read it: its own answer is empty."""
+    venue, node = await loaded_v2()
+    venue.follow([STRANGE])
+    await venue.search(node, head(11))
+    del node.pairs[OTHER]
+    await venue.refresh(node, head(11))
+    assert [pool.address for pool in venue.pools()] == [POOL]
+    assert venue.excluded == {OTHER: "its reserves cannot be read"}
+    venue.apply(Block(head(12), (sync(12, OTHER, 7, 8),)))
+    assert {pool.address for pool in venue.pools()} == {POOL, OTHER}
 
 
 async def test_a_load_finds_the_pools_of_new_tokens_as_well() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.model import Address
-from keeper.protocols.columns import Column, WideColumn, chains, wide_sum
+from keeper.protocols.columns import Column, WideColumn, chains, grow, wide_sum
 from keeper.protocols.groups import Groups
 from keeper.protocols.kernels import Entries, balances
 from keeper.rewind import Rewind
@@ -61,6 +61,7 @@ class Ledger:
         self.borrower_count = 0  # derived: users with debt
         self._changed: set[int] | None = None  # users since `take_changed`; None: nobody is known to be the same
         self._by_slot = Groups(self.slot)
+        self._room = 0  # entries at which a column has to grow
 
     def clear(self) -> None:
         """Forget everybody."""
@@ -114,9 +115,8 @@ class Ledger:
         if found is not None:
             return found
         entry = self.counts[1]
-        if entry >= len(self.owner.cells):
-            for column in self._entry_columns():
-                column.reserve(entry + 1)
+        if entry >= self._room:
+            self._room = grow(self._entry_columns(), entry)
         self.owner.cells[entry], self.slot.cells[entry] = user, wanted
         self.following.cells[entry] = self.first.cells[user]
         self.enabled.cells[entry], self.amount[entry] = 0, 0
