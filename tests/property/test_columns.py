@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from keeper.protocols.columns import Column, chains
+from keeper.protocols.columns import Column, WideColumn, chains, grow
 from keeper.protocols.groups import Groups
 
 pytestmark = pytest.mark.property
@@ -58,3 +58,20 @@ def test_chains_lead_through_the_entries_of_everybody() -> None:
                     found.append(entry)
                     entry = int(following[entry])
                 assert found == [e for e, who in enumerate(owner) if who == user]
+
+
+def test_columns_grow_one_at_a_time_and_in_time() -> None:
+    """There is room for every item; no two columns are copied for the same one once they are large; all is kept."""
+    columns = [Column(np.int32), Column(np.int16), Column(np.float64), WideColumn()]
+    room, together = 0, 0
+    for count in range(40_000):
+        if count >= room:
+            before = [len(column.data) for column in columns]
+            room = grow(columns, count)
+            copied = sum(len(column.data) > size for column, size in zip(columns, before, strict=True))
+            together = max(together, copied)
+            assert room > count
+        for column in columns:
+            column[count] = count % 30_000
+    assert together == 1
+    assert all(column[count] == count % 30_000 for column in columns for count in range(0, 40_000, 777))
