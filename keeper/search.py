@@ -40,7 +40,6 @@ class PoolSearch:
         """Wait for what is running; False when nothing was."""
         running = list(self._running.values())
         await asyncio.gather(*running)
-        await asyncio.sleep(0)  # their ends are noted
         return bool(running)
 
     async def close(self) -> None:
@@ -62,4 +61,4 @@ class PoolSearch:
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task.get_name()]
         if not task.cancelled():
-            self._failure = task.exception()
+            self._failure = self._failure or task.exception()

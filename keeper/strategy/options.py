@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from keeper.model import OWN_CALLBACK, Address, FlashOffer, SkipReason
 from keeper.ports import Pair
 from keeper.strategy.funding import Lender, Market
-from keeper.strategy.shapes import Recipe, Terms, Trial, flash_swap, loan_one_leg, loan_same_asset, loan_two_legs
+from keeper.strategy.shapes import (
+    Recipe,
+    Terms,
+    Trial,
+    flash_swap,
+    loan_one_leg,
+    loan_same_asset,
+    loan_two_legs,
+    slope,
+)
 from keeper.strategy.sizing import Curve
 from keeper.strategy.value import spot_value
 
@@ -168,7 +177,8 @@ class Options:
         def score(repay: int) -> tuple[int, int, bool, float | None, Trial] | None:
             result = shape(terms, repay)
             if isinstance(result, Trial):
-                return result.net, result.cost, bool(result.shared), result.slope, result
+                dented, rise = bool(result.shared), slope(terms.profit, pair, result)
+                return result.net, result.cost, dented, rise, result
             option.refusal = result
             return None
 

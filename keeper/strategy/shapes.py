@@ -52,7 +52,6 @@ class Trial:
     gain: int
     gas: int  # units
     cost: int  # wei
-    slope: float | None = None  # of the gain by the amount, where the routes tell their margins; guides the search only
 
     @property
     def net(self) -> int:
@@ -191,40 +190,34 @@ def _trial(
     hops = sum(len(path.hops) for route in (buy, sell) if route is not None for path in route.paths)
     gas = terms.base_gas + pair.gas(repay) + sum(part.gas for part in (loan, buy, sell) if part is not None)
     gas -= terms.warm_hop_gas * hops
-    slope = None if gain <= 0 else _slope(terms.profit, pair, repay, budget, seizure, loan, buy, sell)
-    return Trial(repay, budget, seizure, loan, buy, sell, gain, gas, gas * terms.gas_price + terms.data_fee, slope)
+    return Trial(repay, budget, seizure, loan, buy, sell, gain, gas, gas * terms.gas_price + terms.data_fee)
 
 
-def _slope(
-    profit: Address,
-    pair: Pair,
-    repay: int,
-    budget: int,
-    seizure: Seizure,
-    loan: FlashOffer | None,
-    buy: Route | None,
-    sell: Route | None,
-) -> float | None:
-    """What one unit more of the amount brings: all that moves is in proportion to it, but for what trades give.
+def slope(profit: Address, pair: Pair, trial: Trial) -> float | None:
+    """How the gain of `trial` rises with the amount, wei per base unit of debt; a float, which only guides the search.
 
-    None where a margin is unknown, or where the purchase moves what the sale trades in.
+    All that moves is in proportion to the amount, but for what trades give: for that their margins count. None where a
+    margin is unknown, where the purchase moves what the sale trades in, and for a gain that is none.
     """
-    debt, collateral = pair.debt.address, pair.collateral.address
-    due = seizure.repaid + (loan.premium if loan is not None else 0)
+    debt, collateral, buy, sell = pair.debt.address, pair.collateral.address, trial.buy, trial.sell
+    if trial.gain <= 0 or trial.shared:
+        return None
+    due = trial.seizure.repaid + (trial.loan.premium if trial.loan is not None else 0)
     spent, kept = 0.0, 0.0
     if buy is not None:
-        if not buy.margin or (sell is not None and buy.pools & sell.pools):
+        if not buy.margin:
             return None
-        spent, kept = buy.amount_out * buy.margin, float(budget - seizure.repaid if debt == profit else 0)
+        spent = buy.amount_out * buy.margin
+        kept = float(trial.budget - trial.seizure.repaid if debt == profit else 0)
     elif debt == collateral:
         spent = float(due)
     else:
         kept = float(-due)
-    rest = seizure.seized - spent
+    rest = trial.seizure.seized - spent
     if sell is not None:
         if not sell.margin:
             return None
         rest /= sell.margin
     elif collateral != profit:
         return None
-    return (rest + kept) / repay
+    return (rest + kept) / trial.repay

@@ -22,9 +22,9 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 Line = tuple[int, int, int, int]  # through (x, y) with slope dy / dx, dx > 0
 Score = Callable[[int], tuple[int, int, bool, float | None, T] | None]
-"""Amount → (net, gas cost, whether the curve may be dented here, its slope if known, what was tried), or None.
+"""Amount → (net, gas cost, whether the curve may be dented here, its slope, what was tried); None where impossible.
 
-None: not possible. The slope is that of the net by the amount, between steps of gas.
+The slope is that of the net by the amount between steps of gas, None where it is not known.
 """
 Piece = tuple[int, int]  # untried amounts, both ends included
 

@@ -76,3 +76,56 @@ def joined(one: Curve, two: Curve) -> Curve:
             second = max(second, two[j, LOW])
     made[n, X], made[n, Y], made[n, LOW], made[n, HIGH], made[n, GAS] = x, y, first * second, first * second, 0.0
     return made[: n + 1].copy()
+
+
+@compiled("int64(float64[:,::1],int64,int64,int64,float64)")
+def _piece(rows: Curve, first: int, last: int, column: int, value: float) -> int:
+    """The last piece, of those from row `first` to before `last`, whose `column` is below `value`; else the first."""
+    low, high = first, last - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if rows[middle, column] < value:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@compiled("UniTuple(float64,4)(float64[:,::1],int64,int64,float64,boolean)")
+def at_level(rows: Curve, first: int, last: int, level: float, exact_out: bool) -> tuple[float, float, float, float]:
+    """(fixed side, other side, gas, growth of the fixed side) where the curve in `first` to `last` reaches `level`.
+
+    The fixed side is what is sold, or with `exact_out` what is bought. The growth is by level when selling and by minus
+    its inverse when buying, in which the pieces are straight.
+    """
+    if first == last or rows[first, LOW] >= level:
+        return 0.0, 0.0, 0.0, 0.0
+    row = _piece(rows, first, last, LOW, level)
+    x, y, start, end = rows[row, X], rows[row, Y], rows[row, LOW], rows[row, HIGH]
+    width = rows[row + 1, X] - x
+    if level >= end:
+        x, y, growth = x + width, rows[row + 1, Y], 0.0
+    else:
+        growth = width / (end - start)
+        put = growth * (level - start)
+        x += put
+        y += put / (start * level)
+    return (y, x, rows[row, GAS], growth) if exact_out else (x, y, rows[row, GAS], growth)
+
+
+@compiled("UniTuple(float64,3)(float64[:,::1],int64,int64,float64,boolean)")
+def traded(rows: Curve, first: int, last: int, amount: float, exact_out: bool) -> tuple[float, float, float]:
+    """(other side, level, gas) after `amount` of the fixed side, which may be 0; level < 0 when it is too much."""
+    column = Y if exact_out else X
+    if first == last or rows[last, column] < amount:
+        return 0.0, -1.0, 0.0
+    row = _piece(rows, first, last, column, amount)
+    start, end, width = rows[row, LOW], rows[row, HIGH], rows[row + 1, column] - rows[row, column]
+    into = amount - rows[row, column]
+    if width <= 0.0:
+        return rows[row, X if exact_out else Y], start, rows[row, GAS]
+    if exact_out:
+        level = width / ((width - into) / start + into / end)  # exact at both ends, however far they are apart
+        return rows[row, X] + into * start * level, level, rows[row, GAS]
+    level = start + into * (end - start) / width
+    return rows[row, Y] + into / (start * level), level, rows[row, GAS]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keeper.compiled import compiled
-from keeper.venues.curve import GAS, HIGH, LOW, Curve, X, Y
+from keeper.venues.curve import GAS, LOW, Curve, X, Y, at_level, traded
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -27,57 +27,6 @@ _RIVALS = 62  # paths looked at together
 _SETS = 8  # of paths that share no pool, settled at most
 _VISITS = 3_000  # choices looked at for the heaviest set
 _LENS = 4  # paths are first ranked by what they make of this fraction of the amount
-
-
-@compiled("UniTuple(float64,4)(float64[:,::1],int64,int64,float64,boolean)")
-def _at_level(rows: Curve, first: int, last: int, level: float, exact_out: bool) -> tuple[float, float, float, float]:
-    """(fixed side, other side, gas, growth of the fixed side) where a curve reaches `level`.
-
-    The growth is by level when selling and by minus its inverse when buying, in which the pieces are straight.
-    """
-    if first == last or rows[first, LOW] >= level:
-        return 0.0, 0.0, 0.0, 0.0
-    low, high = first, last - 1  # rows[low, LOW] < level
-    while low < high:
-        middle = (low + high + 1) // 2
-        if rows[middle, LOW] < level:
-            low = middle
-        else:
-            high = middle - 1
-    x, y, start, end = rows[low, X], rows[low, Y], rows[low, LOW], rows[low, HIGH]
-    width = rows[low + 1, X] - x
-    if level >= end:
-        x, y, growth = x + width, rows[low + 1, Y], 0.0
-    else:
-        growth = width / (end - start)
-        put = growth * (level - start)
-        x += put
-        y += put / (start * level)
-    return (y, x, rows[low, GAS], growth) if exact_out else (x, y, rows[low, GAS], growth)
-
-
-@compiled("UniTuple(float64,3)(float64[:,::1],int64,int64,float64,boolean)")
-def _traded(rows: Curve, first: int, last: int, amount: float, exact_out: bool) -> tuple[float, float, float]:
-    """(other side, level, gas) after `amount` of the fixed side, which may be 0; level < 0 when it is too much."""
-    column = Y if exact_out else X
-    if first == last or rows[last, column] < amount:
-        return 0.0, -1.0, 0.0
-    low, high = first, last - 1  # rows[low, column] < amount, or it is the first
-    while low < high:
-        middle = (low + high + 1) // 2
-        if rows[middle, column] < amount:
-            low = middle
-        else:
-            high = middle - 1
-    start, end, width = rows[low, LOW], rows[low, HIGH], rows[low + 1, column] - rows[low, column]
-    into = amount - rows[low, column]
-    if width <= 0.0:
-        return rows[low, X if exact_out else Y], start, rows[low, GAS]
-    if exact_out:
-        level = width / ((width - into) / start + into / end)  # exact at both ends, however far they are apart
-        return rows[low, X] + into * start * level, level, rows[low, GAS]
-    level = start + into * (end - start) / width
-    return rows[low, Y] + into / (start * level), level, rows[low, GAS]
 
 
 @compiled("UniTuple(float64,2)(float64[:,::1],int64[::1],int64[::1],int64,float64,boolean,float64,float64[::1])")
@@ -101,7 +50,7 @@ def _filled(
         amount = growth = 0.0
         for k in range(count):
             one = chosen[k]
-            put, _, _, grows = _at_level(rows, starts[one], starts[one + 1] - 1, level, exact_out)
+            put, _, _, grows = at_level(rows, starts[one], starts[one + 1] - 1, level, exact_out)
             amount += put
             growth += grows
         if abs(amount - total) <= _EXACT * total:
@@ -124,20 +73,20 @@ def _filled(
     below = above = 0.0
     for k in range(count):
         one = chosen[k]
-        shares[k] = _at_level(rows, starts[one], starts[one + 1] - 1, low, exact_out)[0]
+        shares[k] = at_level(rows, starts[one], starts[one + 1] - 1, low, exact_out)[0]
         below += shares[k]
-        above += _at_level(rows, starts[one], starts[one + 1] - 1, high, exact_out)[0]
+        above += at_level(rows, starts[one], starts[one + 1] - 1, high, exact_out)[0]
     part = (total - below) / (above - below) if above > below else 0.0
     other = gas = 0.0
     for k in range(count):
         one = chosen[k]
         first, last = starts[one], starts[one + 1] - 1
-        shares[k] += part * (_at_level(rows, first, last, high, exact_out)[0] - shares[k])
+        shares[k] += part * (at_level(rows, first, last, high, exact_out)[0] - shares[k])
         if shares[k] < 0.5:
             shares[k] = 0.0
             continue
         shares[k] = min(shares[k], rows[last, Y if exact_out else X])
-        got, _, burnt = _traded(rows, first, last, shares[k], exact_out)
+        got, _, burnt = traded(rows, first, last, shares[k], exact_out)
         other += got
         gas += burnt
     return (-other if exact_out else other) - cost * gas, high
@@ -146,12 +95,12 @@ def _filled(
 @compiled("float64(float64[:,::1],int64,int64,float64,float64,boolean,float64)")
 def _surplus(rows: Curve, first: int, last: int, level: float, total: float, exact_out: bool, cost: float) -> float:
     """What a path brings over the price at `level`, trading until it gets there or to `total`, less its gas."""
-    fixed, other, gas, _ = _at_level(rows, first, last, level, exact_out)
+    fixed, other, gas, _ = at_level(rows, first, last, level, exact_out)
     if fixed <= 0.0:
         return 0.0
     if fixed > total:
         fixed = total
-        other, _, gas = _traded(rows, first, last, total, exact_out)
+        other, _, gas = traded(rows, first, last, total, exact_out)
     at_margin = fixed * level * level if exact_out else fixed / (level * level)
     return (at_margin - other if exact_out else other - at_margin) - cost * gas
 
@@ -246,7 +195,7 @@ def _settled(
         without, best = -1, -np.inf
         for k in range(count if count > 1 else 0):
             first, last = starts[chosen[k]], starts[chosen[k] + 1] - 1
-            gas = _traded(rows, first, last, written[k], exact_out)[2]
+            gas = traded(rows, first, last, written[k], exact_out)[2]
             if _surplus(rows, first, last, level, total, exact_out, 0.0) < 2.0 * cost * gas:
                 trial[:k], trial[k : count - 1] = chosen[:k], chosen[k + 1 : count]
                 tried = _filled(rows, starts, trial, count - 1, total, exact_out, cost, spare)[0]
@@ -281,12 +230,12 @@ def _helpful(
         first, last = starts[i], starts[i + 1] - 1
         if not allowed[i] or first == last:
             continue
-        other, level, gas = _traded(rows, first, last, total, exact_out)
+        other, level, gas = traded(rows, first, last, total, exact_out)
         if level > 0.0:
             value = (-other if exact_out else other) - cost * gas
             if value > best:
                 single, best, end = i, value, level
-        other, level, _ = _traded(rows, first, last, size, exact_out)
+        other, level, _ = traded(rows, first, last, size, exact_out)
         if level > 0.0 and other > 0.0:
             price[i] = size / other if exact_out else other / size
         else:
@@ -404,7 +353,7 @@ def deepest(rows: Curve, starts: Ints, rise: float) -> int:
     for i in range(len(starts) - 1):
         first, last = starts[i], starts[i + 1] - 1
         if first < last:
-            depth = _at_level(rows, first, last, rows[first, LOW] * rise, False)[0]  # noqa: FBT003 - a sale
+            depth = at_level(rows, first, last, rows[first, LOW] * rise, False)[0]  # noqa: FBT003 - a sale
             if place < 0 or depth > best:
                 best, place = depth, i
     return place

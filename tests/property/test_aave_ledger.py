@@ -128,6 +128,20 @@ def test_a_stored_ledger_is_the_same_ledger() -> None:
     check(ledger)
 
 
+def test_a_ledger_laid_out_anew_goes_on_growing() -> None:
+    """Its columns have other sizes then: whenever that happens, there is room for every entry that follows."""
+    dice = random.Random(SEED + 6)
+    ledger, plain = Ledger(Rewind()), Ledger(Rewind())
+    for number in range(6_000):
+        name, where, amount = Address(f"0x{number:040x}"), slot(dice.randrange(RESERVES), SUPPLY), dice.getrandbits(70)
+        for each in (ledger, plain):
+            each.set_amount(each.entry(each.user(name), where), amount)
+        if number % 449 == 448:
+            ledger.compact()
+    assert contents(ledger) == contents(plain)
+    check(ledger)
+
+
 def test_what_an_earlier_keeper_stored_is_read() -> None:
     """Whole amounts beside the chains, which nobody needs: everybody's history would have to be read again."""
     dice = random.Random(SEED + 4)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from keeper.protocols.columns import Column, WideColumn, chains, grow
+from keeper.protocols.compound_v3.weights import SLOTS, Weights
 from keeper.protocols.groups import Groups
 
 pytestmark = pytest.mark.property
@@ -75,3 +76,18 @@ def test_columns_grow_one_at_a_time_and_in_time() -> None:
             column[count] = count % 30_000
     assert together == 1
     assert all(column[count] == count % 30_000 for column in columns for count in range(0, 40_000, 777))
+
+
+def test_weights_laid_out_anew_go_on_growing() -> None:
+    """Whenever that happens, there is room for every user and every entry that follows, and nothing is lost."""
+    dice = random.Random(SEED)
+    weights, plain = Weights(), dict[tuple[int, int], float]()
+    for user in range(30_000):
+        weights.add()
+        for where in {dice.randrange(SLOTS + 1), dice.randrange(SLOTS + 1)}:
+            plain[user, where] = dice.random()
+            weights.set(user, where, plain[user, where])
+        if user % 997 == 0:
+            assert len(weights.columns().first) == user + 1
+    assert weights.take_changed() is None
+    assert all(weights.get(user, where) == weight for (user, where), weight in plain.items())

@@ -115,7 +115,7 @@ async def test_everything_is_on_disk_before_a_signature_can_be_sent(journal: Jou
     assert lasting == {"signature", "end", "change"}
 
 
-async def test_what_is_remembered_is_what_is_on_disk(journal: Journal) -> None:
+async def test_what_is_remembered_is_what_is_on_disk(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unsettled attempts are asked for once between changes, also when others ask and write at the same time."""
     dice, known = Random(1), [f"0x{number:064x}" for number in range(1, 9)]
 
@@ -140,7 +140,7 @@ async def test_what_is_remembered_is_what_is_on_disk(journal: Journal) -> None:
     assert await journal.unsettled() == await journal.ask(attempts.unsettled)
     assert await journal.spent(ME) == await journal.ask(lambda db: attempts.spent(db, ME))
     asked: list[object] = []
-    journal.ask = asked.append  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(journal, "ask", asked.append)
     await journal.record_pass(HEAD, [])
     assert len(await journal.unsettled()) == 4
     assert await journal.spent(ME) == 8

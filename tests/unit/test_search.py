@@ -86,6 +86,19 @@ async def test_a_defect_is_not_kept_quiet() -> None:
     await search.close()
 
 
+async def test_a_defect_is_told_though_another_search_ended_well() -> None:
+    """The last to end says nothing about the others."""
+    good, bad = Venue([None], name="good"), Venue([KeyError("a defect")], name="bad")
+    search = PoolSearch(cast(Any, Node()), cast(Any, [bad, good]), lambda *why: None)
+    search.start()
+    bad.open.set()
+    await asyncio.sleep(0.01)
+    good.open.set()
+    await asyncio.sleep(0.01)
+    with pytest.raises(KeyError, match="a defect"):
+        search.start()
+
+
 async def test_closing_stops_what_is_running() -> None:
     """Nothing is left behind, and nothing is told of it."""
     search, venue, _ = searching(None)

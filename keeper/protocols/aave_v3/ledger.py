@@ -61,7 +61,7 @@ class Ledger:
         self.borrower_count = 0  # derived: users with debt
         self._changed: set[int] | None = None  # users since `take_changed`; None: nobody is known to be the same
         self._by_slot = Groups(self.slot)
-        self._room = 0  # entries at which a column has to grow
+        self._seats = self._room = 0  # users, and entries, at which a column has to grow
 
     def clear(self) -> None:
         """Forget everybody."""
@@ -78,9 +78,8 @@ class Ledger:
         if found is not None:
             return found
         number = self.counts[0]
-        if number >= len(self.first.cells):
-            for column in (self.emode, self.first, self.debts):
-                column.reserve(number + 1)
+        if number >= self._seats:
+            self._seats = grow((self.emode, self.first, self.debts), number)
         self.emode.cells[number], self.first.cells[number], self.debts.cells[number] = 0, _NONE, 0
         if self._changed is not None:
             self._changed.add(number)
@@ -246,6 +245,7 @@ class Ledger:
         self.first.load(first)
         self.following.load(following)
         self._changed = None
+        self._seats = self._room = 0  # the columns have other sizes now
         self._by_slot.clear()
         self._by_slot.extend(entries)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from keeper.protocols.columns import Column, chains
+from keeper.protocols.columns import Column, chains, grow
 from keeper.protocols.groups import Groups
 from keeper.protocols.kernels import Entries
 
@@ -41,14 +41,14 @@ class Weights:
         self._kind, self._weight = Column(np.int32), Column(np.float64)
         self._by_kind = Groups(self._kind)
         self._scattered = 0
+        self._seats = self._room = 0  # users, and entries, at which a column has to grow
         self._changed: set[int] | None = None  # users since `take_changed`; None: it may be everybody
 
     def add(self) -> None:
         """One more user, with nothing."""
         user = self.users
-        if user >= len(self._first.cells):
-            for column in (self._first, self._owing, self._held):
-                column.reserve(user + 1)
+        if user >= self._seats:
+            self._seats = grow((self._first, self._owing, self._held), user)
         self._first.cells[user], self._owing.cells[user], self._held.cells[user] = _NONE, 0, 0
         self.users = user + 1
 
@@ -79,9 +79,8 @@ class Weights:
 
     def _make(self, user: int, slot: int) -> int:
         entry = self.entries
-        if entry >= len(self._owner.cells):
-            for column in (self._owner, self._following, self._kind, self._weight):
-                column.reserve(entry + 1)
+        if entry >= self._room:
+            self._room = grow((self._owner, self._following, self._kind, self._weight), entry)
         self._owner.cells[entry], self._kind.cells[entry], self._weight.cells[entry] = user, kind(slot), 0.0
         self._following.cells[entry] = self._first.cells[user]
         self._first.cells[user] = entry
@@ -145,4 +144,5 @@ class Weights:
         self._following.load(following)
         self._by_kind.clear()
         self._by_kind.extend(self.entries)
-        self._scattered, self._changed = 0, None
+        self._scattered = self._seats = self._room = 0
+        self._changed = None
