@@ -115,6 +115,15 @@ async def test_everything_is_on_disk_before_a_signature_can_be_sent(journal: Jou
     assert lasting == {"signature", "end", "change"}
 
 
+async def test_what_is_being_written_is_not_remembered_otherwise(journal: Journal) -> None:
+    """Whoever asks while a change is on its way is told of the state after it."""
+    assert await journal.unsettled() == []
+    writing = asyncio.create_task(journal.intend(an_order(HEAD, bytes(20), ID), ME, 0))
+    await asyncio.sleep(0)
+    assert [attempt.id for attempt in await journal.unsettled()] == [ID]
+    await writing
+
+
 async def test_what_is_remembered_is_what_is_on_disk(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unsettled attempts are asked for once between changes, also when others ask and write at the same time."""
     dice, known = Random(1), [f"0x{number:064x}" for number in range(1, 9)]
